@@ -1,0 +1,61 @@
+//! Low-bit video diffusion on any GPU.
+//!
+//! Video diffusion transformers need far more memory and time than most people have. This crate
+//! runs Wan 2.1 text-to-video with weights *and* activations of 2 to 8 bits, packed exactly, and
+//! multiplied as integers by hand-written WGSL compute shaders, on whatever Vulkan, Metal, DX12 or
+//! GL device there is, under Burn's wgpu backend.
+//!
+//! # The map
+//!
+//! Seven modules; imports point up this table only, and `tests/architecture.rs` holds them to it.
+//!
+//! | module | what it decides | may import |
+//! |---|---|---|
+//! | [`quant`] | what numbers mean: widths, packing, grids, in plain Rust | nothing |
+//! | [`kernels`] | how a GPU does it: one shader, binding, twin and test per operation | `quant` |
+//! | [`nn`] | layers every model shares; [`nn::Linear`] hides the precision | `kernels`, `quant` |
+//! | [`models`] | architectures that read like their papers | `nn` |
+//! | [`method`] | how a full-precision model becomes a quantized one | `nn`, `kernels`, `quant` |
+//! | [`pipeline`] | files and loops: checkpoints, text, schedulers, videos | all above |
+//! | [`cli`] | arguments and printing, nothing else | all above |
+//!
+//! # One stem
+//!
+//! `shaders/x.wgsl` is bound by `src/kernels/x.rs`, which also holds its plain-Rust twin and the
+//! tensor operation; `tests/kernels/x.rs` compares the two on ragged shapes with guard words. The
+//! twin *is* the CPU device: any stage of any model runs on either and can be compared.
+//!
+//! # How a number travels
+//!
+//! A weight row `w` becomes codes `q = round(w/s + z)` with a real-valued zero point `z` (QVGen's
+//! choice), a token row `x` becomes codes with an integer one. Then
+//!
+//! ```text
+//! y = s_x s_w (Σ q_x q_w − z_x Σ q_w − z_w (Σ q_x − K z_x)) + b
+//! ```
+//!
+//! where the first sum is exact in integers whatever the device, `Σ q_w` is stored with the
+//! weights, and `Σ q_x` comes out of the quantizer. Thirty-two codes fill exactly `bits` words, so
+//! three bits are 3.0 bits; rows are padded with zero codes, which add nothing to a product.
+//!
+//! # Where this departs from what one might expect
+//!
+//! * Operations are defined beside their kernels and not in one central trait: adding a kernel
+//!   touches one folder.
+//! * Parameters of a shader are a uniform as the last binding, checked against their Rust mirror
+//!   by a test; tensors are bound `read_write` throughout, because the runtime hands out slices of
+//!   shared buffers.
+//! * There is no batch dimension. The second branch of classifier-free guidance is a second call,
+//!   which halves the memory.
+//! * The device is opened here and not by Burn, so that any adapter of any backend can be chosen,
+//!   and is tested before its first use: some software drivers return wrong sums.
+
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+pub mod cli;
+pub mod kernels;
+pub mod method;
+pub mod models;
+pub mod nn;
+pub mod pipeline;
+pub mod quant;
