@@ -1,0 +1,71 @@
+//! Choices that several kernels share: element type of the activations, form of the byte product.
+
+use super::Tier;
+use burn::backend::DType;
+
+/// Storage type of activations; arithmetic is always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, where the adapter has them.
+    F16,
+}
+
+impl Element {
+    /// Every element type.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// The element type of a tensor.
+    ///
+    /// # Panics
+    ///
+    /// On any other type: weights and activations are converted while loading.
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            other => panic!("kernels take f32 or f16, not {other:?}"),
+        }
+    }
+
+    pub(crate) const fn wgsl(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    pub(crate) const fn tier(self) -> Tier {
+        match self {
+            Self::F32 => Tier::Core,
+            Self::F16 => Tier::Half,
+        }
+    }
+}
+
+/// How four products of unsigned bytes are summed; both forms give the same integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dot {
+    /// `dot4U8Packed`: one instruction on adapters that have it, naga's substitute elsewhere.
+    Packed,
+    /// Shifts, masks and multiplications.
+    Portable,
+}
+
+impl Dot {
+    /// Both forms.
+    pub const ALL: [Self; 2] = [Self::Packed, Self::Portable];
+
+    pub(crate) const fn fragment(self) -> &'static str {
+        match self {
+            Self::Packed => "dot_packed",
+            Self::Portable => "dot_portable",
+        }
+    }
+
+    /// The form for the device that this process opened.
+    pub fn preferred() -> Self {
+        Self::Packed
+    }
+}

@@ -1,0 +1,107 @@
+//! How the GPU does it: one file per shader, `shaders/<name>.wgsl` is bound by `kernels/<name>.rs`.
+//!
+//! Each file holds the specialization (a value whose fields are the compile key), the `Params`
+//! mirror, the plain-Rust twin `reference`, and the tensor operation: a backend extension that
+//! runs the shader on a wgpu device and the twin on the CPU device. Operations live beside their
+//! kernel, not in one central trait, so that adding a kernel touches one file here.
+
+use std::{fmt::Debug, hash::Hash};
+
+pub mod attention;
+pub mod channel_norm;
+pub mod conv3d;
+pub mod dequantize_weight;
+pub mod device;
+mod dump;
+mod element;
+mod launch;
+mod packed_tensor;
+mod params;
+pub mod qmatmul;
+pub mod qmatmul_float;
+pub mod qmatvec;
+pub mod quantize_tokens;
+pub mod quantize_weight;
+pub mod rope;
+pub mod self_test;
+mod wgsl;
+
+pub use dequantize_weight::dequantize_weight;
+pub use element::{Dot, Element};
+pub use packed_tensor::{GRID_WORDS, PackedTensor};
+pub use qmatmul::qmatmul;
+pub use qmatmul_float::qmatmul_float;
+pub use qmatvec::qmatvec;
+pub use quantize_tokens::quantize_tokens;
+pub use quantize_weight::quantize_weight;
+
+pub use launch::{GRID_WIDTH, client_of, linear_grid, run_raw};
+pub use params::ParamsMirror;
+pub use wgsl::Const;
+
+/// A WGSL compute kernel and its host-side contract.
+///
+/// The value of the implementing struct is the compile key: it determines the text, so two equal
+/// values may share a pipeline. Shapes are not part of it, they are [`Kernel::Params`].
+pub trait Kernel: Copy + Debug + Eq + Hash + Send + Sync + 'static {
+    /// Stem of the file in `shaders/`, and the label in profiles and errors.
+    const NAME: &'static str;
+    /// Text of that file.
+    const SOURCE: &'static str;
+    /// Contents of the last binding, `params`: a uniform of 4-byte scalars.
+    type Params: ParamsMirror;
+
+    /// Every specialization that may be asked for, for the shader tests and the benchmark.
+    fn all() -> Vec<Self>;
+
+    /// What an adapter must offer to run it.
+    fn tier(&self) -> Tier {
+        Tier::Core
+    }
+
+    /// Invocations per workgroup, at most 256.
+    fn workgroup_size(&self) -> u32;
+
+    /// What varies between specializations.
+    fn constants(&self) -> Vec<Const>;
+
+    /// The complete text handed to the GPU.
+    fn wgsl(&self) -> String {
+        let mut constants = self.constants();
+        constants.push(Const::U32("WORKGROUP_SIZE", self.workgroup_size()));
+        constants.push(Const::U32("GRID_WIDTH", GRID_WIDTH));
+        wgsl::assemble(Self::NAME, Self::SOURCE, &constants)
+    }
+}
+
+/// What a specialization asks of an adapter beyond WebGPU's guaranteed minimum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// Nothing: runs everywhere, GL and SwiftShader included.
+    Core,
+    /// 16-bit floats in storage and arithmetic.
+    Half,
+    /// Subgroup operations.
+    Subgroups,
+}
+
+/// Does something with every kernel; see [`for_each_kernel`].
+pub trait KernelVisitor {
+    /// Called once per kernel type.
+    fn visit<K: Kernel>(&mut self);
+}
+
+/// The list of kernels.
+pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
+    visitor.visit::<attention::Attention>();
+    visitor.visit::<channel_norm::ChannelNorm>();
+    visitor.visit::<conv3d::Conv3d>();
+    visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<qmatmul::QMatmul>();
+    visitor.visit::<qmatmul_float::QMatmulFloat>();
+    visitor.visit::<qmatvec::QMatvec>();
+    visitor.visit::<quantize_tokens::QuantizeTokens>();
+    visitor.visit::<quantize_weight::QuantizeWeight>();
+    visitor.visit::<rope::Rope>();
+    visitor.visit::<self_test::SelfTest>();
+}

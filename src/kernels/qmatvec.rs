@@ -1,0 +1,154 @@
+//! `shaders/qmatvec.wgsl` — a few float tokens times a packed weight (weight-only).
+
+use super::launch::{
+    contiguous_f32, contiguous_i32, empty_like, flex_f32, flex_from_f32, flex_to_f32, flex_u32,
+    launch, linear_grid, u32_from,
+};
+use super::packed_tensor::rows_from_words;
+use super::params::params;
+use super::{Const, Element, Kernel, PackedTensor, Tier, qmatmul_float};
+use crate::quant::Bits;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::tensor::Tensor;
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+
+/// Most tokens that one dispatch takes; more go through [`qmatmul_float`].
+pub const MAX_TOKENS: usize = 8;
+
+/// The kernel, specialized to width, number of tokens and element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QMatvec {
+    /// Width of the weight's codes.
+    pub w_bits: Bits,
+    /// Tokens it has room for: 2, 4 or 8.
+    pub tokens: u32,
+    /// Storage type of `x`.
+    pub element: Element,
+}
+
+params! {
+    pub struct Params {
+        /// Tokens.
+        pub m: u32,
+        /// Out features.
+        pub n: u32,
+        /// In features.
+        pub k: u32,
+        /// Elements of a weight's row that share one grid.
+        pub group_size: u32,
+    }
+}
+
+impl Kernel for QMatvec {
+    const NAME: &'static str = "qmatvec";
+    const SOURCE: &'static str = include_str!("../../shaders/qmatvec.wgsl");
+    type Params = Params;
+
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for w_bits in Bits::ALL {
+            for tokens in [2, 4, 8] {
+                for element in Element::ALL {
+                    all.push(Self { w_bits, tokens, element });
+                }
+            }
+        }
+        all
+    }
+
+    fn tier(&self) -> Tier {
+        self.element.tier()
+    }
+
+    fn workgroup_size(&self) -> u32 {
+        64
+    }
+
+    fn constants(&self) -> Vec<Const> {
+        vec![
+            Const::U32("W_BITS", self.w_bits.get()),
+            Const::U32("TOKENS", self.tokens),
+            Const::Alias("Elem", self.element.wgsl()),
+        ]
+    }
+}
+
+#[backend_extension(Cube, Flex)]
+trait QMatvecOp: Backend {
+    fn qmatvec(
+        x: FloatTensor<Self>,
+        w_codes: IntTensor<Self>,
+        w_grid: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        w_bits: Bits,
+        params: Params,
+    ) -> FloatTensor<Self>;
+}
+
+impl QMatvecOp for CubeBackend {
+    fn qmatvec(
+        x: FloatTensor<Self>,
+        w_codes: IntTensor<Self>,
+        w_grid: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        w_bits: Bits,
+        params: Params,
+    ) -> FloatTensor<Self> {
+        let [w_codes, w_grid] = [w_codes, w_grid].map(contiguous_i32);
+        let (x, bias) = (into_contiguous(x), contiguous_f32(bias));
+        let tokens = params.m.next_power_of_two().max(2);
+        let kernel = QMatvec { w_bits, tokens, element: Element::of(x.dtype) };
+        let (m, n) = (params.m as usize, params.n as usize);
+        let y = empty_like(&x, Shape::new([m, n]), DType::F32);
+        launch(kernel, &[&x, &w_codes, &w_grid, &bias], &[&y], params, linear_grid(n));
+        y
+    }
+}
+
+impl QMatvecOp for Flex {
+    fn qmatvec(
+        x: FloatTensor<Self>,
+        w_codes: IntTensor<Self>,
+        w_grid: IntTensor<Self>,
+        bias: FloatTensor<Self>,
+        w_bits: Bits,
+        params: Params,
+    ) -> FloatTensor<Self> {
+        let (x, [m, k]) = flex_to_f32(&x);
+        let group_size = params.group_size as usize;
+        let w = rows_from_words(w_bits, k, group_size, flex_u32(&w_codes), &flex_u32(&w_grid));
+        let y = qmatmul_float::reference(&x, &w, &flex_f32(&bias));
+        flex_from_f32(y, [m, params.n as usize])
+    }
+}
+
+/// `y = x · ŵᵀ + bias` of at most [`MAX_TOKENS`] float tokens and a packed weight.
+///
+/// # Panics
+///
+/// If there are more tokens, or the shapes do not fit.
+pub fn qmatvec(x: Tensor<2>, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2> {
+    let [m, k] = x.dims();
+    assert!(m <= MAX_TOKENS, "qmatvec: {m} tokens, at most {MAX_TOKENS}");
+    w.assert_consistent();
+    assert_eq!(k, w.in_features, "qmatvec: columns of x and in_features");
+    assert_eq!(bias.dims()[0], w.rows(), "qmatvec: length of bias and out_features");
+    if m == 0 {
+        return Tensor::empty([0, w.rows()], &x.device());
+    }
+    let params = Params {
+        m: u32_from(m),
+        n: u32_from(w.rows()),
+        k: u32_from(k),
+        group_size: u32_from(w.group_size),
+    };
+    Tensor::from_dispatch(Dispatch::qmatvec(
+        x.into_dispatch(),
+        w.codes.clone().into_dispatch(),
+        w.grid.clone().into_dispatch(),
+        bias.into_dispatch(),
+        w.bits,
+        params,
+    ))
+}

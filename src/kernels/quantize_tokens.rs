@@ -1,0 +1,142 @@
+//! `shaders/quantize_tokens.wgsl` — activations to packed codes, one grid per token.
+
+use super::launch::{empty_like, flex_from_u32, flex_to_f32, launch, linear_grid, u32_from};
+use super::packed_tensor::grid_words;
+use super::params::params;
+use super::{Const, Element, GRID_WORDS, Kernel, PackedTensor, Tier};
+use crate::quant::{self, Bits, Scheme, TokenRange, TokenSpec, words_per_row};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::tensor::Tensor;
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+
+/// The kernel, specialized to width, scheme, kind of range and element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QuantizeTokens {
+    /// Width of a code.
+    pub bits: Bits,
+    /// Range to grid.
+    pub scheme: Scheme,
+    /// One range for all tokens, given by the caller, instead of each token's own.
+    pub static_range: bool,
+    /// Storage type of `x`.
+    pub element: Element,
+}
+
+params! {
+    pub struct Params {
+        /// Tokens.
+        pub m: u32,
+        /// In features.
+        pub k: u32,
+        /// Factor of the maximum, or the upper end of a static range.
+        pub upper: f32,
+        /// Factor of the minimum, or the lower end of a static range.
+        pub lower: f32,
+    }
+}
+
+impl Kernel for QuantizeTokens {
+    const NAME: &'static str = "quantize_tokens";
+    const SOURCE: &'static str = include_str!("../../shaders/quantize_tokens.wgsl");
+    type Params = Params;
+
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for bits in Bits::ALL {
+            for scheme in Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point()) {
+                all.push(Self { bits, scheme, static_range: false, element: Element::F32 });
+            }
+            let scheme = Scheme::Asymmetric;
+            all.push(Self { bits, scheme, static_range: true, element: Element::F32 });
+            all.push(Self { bits, scheme, static_range: false, element: Element::F16 });
+        }
+        all
+    }
+
+    fn tier(&self) -> Tier {
+        self.element.tier()
+    }
+
+    fn workgroup_size(&self) -> u32 {
+        64
+    }
+
+    fn constants(&self) -> Vec<Const> {
+        vec![
+            Const::U32("BITS", self.bits.get()),
+            Const::U32("SCHEME", self.scheme.index()),
+            Const::Bool("STATIC_RANGE", self.static_range),
+            Const::Alias("Elem", self.element.wgsl()),
+        ]
+    }
+}
+
+impl QuantizeTokens {
+    /// The specialization and parameters that carry out `spec` on `[m, k]` values.
+    pub fn new(spec: TokenSpec, element: Element, m: usize, k: usize) -> (Self, Params) {
+        let (static_range, lower, upper) = match spec.range {
+            TokenRange::Dynamic { clip_upper, clip_lower } => (false, clip_lower, clip_upper),
+            TokenRange::Static { min, max } => (true, min, max),
+        };
+        let kernel = Self { bits: spec.bits, scheme: spec.scheme, static_range, element };
+        (kernel, Params { m: u32_from(m), k: u32_from(k), upper, lower })
+    }
+}
+
+#[backend_extension(Cube, Flex)]
+trait QuantizeTokensOp: Backend {
+    fn quantize_tokens(x: FloatTensor<Self>, spec: TokenSpec)
+    -> (IntTensor<Self>, IntTensor<Self>);
+}
+
+impl QuantizeTokensOp for CubeBackend {
+    fn quantize_tokens(
+        x: FloatTensor<Self>,
+        spec: TokenSpec,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        let x = into_contiguous(x);
+        let shape = x.meta.shape();
+        let (m, k) = (shape[0], shape[1]);
+        let (kernel, params) = QuantizeTokens::new(spec, Element::of(x.dtype), m, k);
+        let words = words_per_row(spec.bits, k);
+        let codes = empty_like(&x, Shape::new([m, words]), DType::I32);
+        let grid = empty_like(&x, Shape::new([m, GRID_WORDS]), DType::I32);
+        launch(kernel, &[&x], &[&codes, &grid], params, linear_grid(m));
+        (codes, grid)
+    }
+}
+
+impl QuantizeTokensOp for Flex {
+    fn quantize_tokens(
+        x: FloatTensor<Self>,
+        spec: TokenSpec,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        let (x, [m, k]) = flex_to_f32(&x);
+        let packed = quant::quantize_tokens(&x, k, spec);
+        let grid = flex_from_u32(grid_words(&packed), [m, GRID_WORDS]);
+        (flex_from_u32(packed.codes, [m, words_per_row(spec.bits, k)]), grid)
+    }
+}
+
+/// Quantizes `x` `[tokens, in_features]` (f32 or f16), one grid per token.
+///
+/// # Panics
+///
+/// If the scheme has a real-valued zero point, for which the shader has no specialization.
+pub fn quantize_tokens(x: Tensor<2>, spec: TokenSpec) -> PackedTensor {
+    assert!(
+        spec.scheme.has_integer_zero_point(),
+        "tokens need an integer zero point, not {:?}",
+        spec.scheme
+    );
+    let [tokens, in_features] = x.dims();
+    let (codes, grid) = if tokens == 0 {
+        let empty = |words| Tensor::empty([0, words], &x.device());
+        (empty(words_per_row(spec.bits, in_features)), empty(GRID_WORDS))
+    } else {
+        let (codes, grid) = Dispatch::quantize_tokens(x.into_dispatch(), spec);
+        (Tensor::from_dispatch(codes), Tensor::from_dispatch(grid))
+    };
+    PackedTensor { bits: spec.bits, in_features, group_size: in_features, codes, grid }
+}

@@ -1,0 +1,60 @@
+use crate::common::{assert_close, devices};
+use crate::{floats, grid_words, half_words, run, runs, values, weight, words};
+use burn::tensor::{Tensor, TensorData};
+use qvgen::kernels::qmatmul_float::reference;
+use qvgen::kernels::qmatvec::{Params, QMatvec};
+use qvgen::kernels::{Kernel, PackedTensor, Tier, linear_grid, qmatvec};
+use qvgen::quant::Bits;
+
+/// `(n, k, group_size)`.
+const SHAPES: [(usize, usize, Option<usize>); 4] =
+    [(1, 24, None), (7, 33, None), (66, 72, Some(32)), (130, 600, Some(64))];
+
+/// Every width for the most tokens, and every form of the width whose codes straddle words:
+/// compiling takes longer than running.
+fn compared(kernel: &QMatvec) -> bool {
+    kernel.w_bits == Bits::B3 || (kernel.tokens == 8 && kernel.tier() == Tier::Core)
+}
+
+#[test]
+fn qmatvec_matches_its_twin() {
+    for kernel in QMatvec::all().into_iter().filter(compared).filter(|&kernel| runs(kernel)) {
+        for (n, k, group_size) in SHAPES {
+            for m in [kernel.tokens as usize - 1, kernel.tokens as usize] {
+                let w = weight(n, k, kernel.w_bits, group_size);
+                let bias = values(n, 9);
+                let mut x = values(m * k, 3);
+                let mut input = words(&x).to_vec();
+                if kernel.tier() == Tier::Half {
+                    (input, x) = half_words(&x);
+                }
+                let params = Params {
+                    m: m as u32,
+                    n: n as u32,
+                    k: k as u32,
+                    group_size: w.group_size as u32,
+                };
+                let inputs = [&input[..], &w.codes, &grid_words(&w), words(&bias)];
+                let actual = run(kernel, &inputs, &[m * n], params, linear_grid(n));
+                let rel = 4.0 * f32::EPSILON * (k as f32).sqrt();
+                let expected = reference(&x, &w, &bias);
+                let what = format!("{kernel:?} {params:?}");
+                assert_close(&what, floats(&actual[0]), &expected, rel, 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn qmatvec_agrees_on_all_devices() {
+    for bits in Bits::ALL {
+        let w = weight(66, 72, bits, None);
+        let [cpu, wgpu] = devices().map(|(_, device)| {
+            let x = Tensor::<2>::from_data(TensorData::new(values(7 * 72, 3), [7, 72]), &device);
+            let bias = Tensor::<1>::from_data(TensorData::new(values(66, 9), [66]), &device);
+            let y = qmatvec(x, &PackedTensor::from_rows(&w, &device), bias);
+            y.into_data().try_to_vec::<f32>().unwrap()
+        });
+        assert_close(&format!("{bits} bits"), &wgpu, &cpu, 1e-5, 2e-5);
+    }
+}

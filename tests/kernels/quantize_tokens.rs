@@ -1,0 +1,160 @@
+use crate::common::{Reference, devices, fixture};
+use crate::{half_words, matrix, run, runs, values, words};
+use burn::tensor::{Tensor, TensorData};
+use qvgen::kernels::quantize_tokens::QuantizeTokens;
+use qvgen::kernels::{Element, GRID_WORDS, Kernel, linear_grid, quantize_tokens};
+use qvgen::quant::{self, Bits, PackedRows, Scheme, TokenRange, TokenSpec};
+use qvgen::quant::{unpack_rows, words_per_row};
+
+const SHAPES: [(usize, usize); 4] = [(1, 1), (3, 33), (7, 72), (2, 2100)];
+
+/// Whether `x / scale` lies so near a half that a division rounded differently flips the code.
+fn near_tie(x: f32, scale: f32, zero_point: f32) -> bool {
+    let distance = |steps: f32| ((steps - steps.floor()) - 0.5).abs();
+    let steps = x / scale;
+    let slack = 1e-5 + steps.abs() * 1e-6;
+    distance(steps) < slack || distance(steps + zero_point) < slack
+}
+
+/// Codes equal except at ties; scales to 2 ULP; sums those of the codes at hand.
+fn assert_same(what: &str, x: &[f32], actual: &PackedRows, expected: &PackedRows) {
+    let k = expected.in_features;
+    let codes = |rows: &PackedRows| unpack_rows(rows.bits, &rows.codes, k);
+    let (a, e) = (codes(actual), codes(expected));
+    for (row, (a_grid, e_grid)) in actual.grids.iter().zip(&expected.grids).enumerate() {
+        let rel = (a_grid.scale - e_grid.scale).abs() / e_grid.scale;
+        assert!(rel < 1e-6, "{what}: scale of row {row}: {a_grid:?} {e_grid:?}");
+        let tolerance = 1e-5 * e_grid.zero_point.abs().max(1.0);
+        let same_zero = (a_grid.zero_point - e_grid.zero_point).abs() <= tolerance;
+        if !same_zero {
+            // A range symmetric about zero always ties in the zero point; then the row moves by one.
+            assert!((a_grid.zero_point - e_grid.zero_point).abs() <= 1.0, "{what}: row {row}");
+            continue;
+        }
+        for i in row * k..(row + 1) * k {
+            let tie = near_tie(x[i], e_grid.scale, e_grid.zero_point);
+            assert!(a[i] == e[i] || tie, "{what}: code {i}: {} for {}, x {}", a[i], e[i], x[i]);
+            assert!(a[i].abs_diff(e[i]) <= 1, "{what}: code {i}: {} for {}", a[i], e[i]);
+        }
+        let sum: u32 = a[row * k..(row + 1) * k].iter().sum();
+        assert_eq!(actual.code_sums[row], sum as i32, "{what}: code sum of row {row}");
+    }
+}
+
+fn rows_from(outputs: &[Vec<u32>], bits: Bits, k: usize) -> PackedRows {
+    let grids = outputs[1].chunks(GRID_WORDS).map(|grid| quant::Grid {
+        scale: f32::from_bits(grid[0]),
+        zero_point: f32::from_bits(grid[1]),
+    });
+    PackedRows {
+        bits,
+        in_features: k,
+        group_size: k,
+        codes: outputs[0].clone(),
+        grids: grids.collect(),
+        code_sums: outputs[1].chunks(GRID_WORDS).map(|grid| grid[2] as i32).collect(),
+    }
+}
+
+#[test]
+fn quantize_tokens_matches_its_twin() {
+    // One width of 16-bit floats is enough: compiling takes longer than running.
+    let compared =
+        |kernel: &QuantizeTokens| kernel.element == Element::F32 || kernel.bits == Bits::B3;
+    for kernel in QuantizeTokens::all().into_iter().filter(compared).filter(|&k| runs(k)) {
+        for (m, k) in SHAPES {
+            let range = if kernel.static_range {
+                TokenRange::Static { min: -0.6, max: 0.9 }
+            } else {
+                TokenRange::Dynamic { clip_upper: 0.9, clip_lower: 0.95 }
+            };
+            let spec = TokenSpec { bits: kernel.bits, scheme: kernel.scheme, range };
+            let (specialized, params) = QuantizeTokens::new(spec, kernel.element, m, k);
+            assert_eq!(specialized, kernel);
+            let mut x = values(m * k, 5);
+            let input = if kernel.tier() == qvgen::kernels::Tier::Half {
+                let (words, rounded) = half_words(&x);
+                x = rounded;
+                words
+            } else {
+                words(&x).to_vec()
+            };
+            let lens = [m * words_per_row(kernel.bits, k), m * GRID_WORDS];
+            let outputs = run(kernel, &[&input], &lens, params, linear_grid(m));
+            let expected = quant::quantize_tokens(&x, k, spec);
+            let actual = rows_from(&outputs, kernel.bits, k);
+            assert_same(&format!("{kernel:?} {params:?}"), &x, &actual, &expected);
+        }
+    }
+}
+
+#[test]
+fn quantize_tokens_reproduces_the_reference_codes_on_all_devices() {
+    let reference = Reference::open(&fixture("quant"));
+    let schemes = [
+        ("sym", Scheme::Symmetric),
+        ("asym", Scheme::Asymmetric),
+        ("asym_free", Scheme::AsymmetricFree),
+    ];
+    let mut checked = 0;
+    for case in reference.json["quant"].as_array().unwrap() {
+        let name = case["case"].as_str().unwrap();
+        let bits = Bits::from_u32(case["bits"].as_u64().unwrap() as u32).unwrap();
+        let (key, scheme) =
+            *schemes.iter().find(|(key, _)| case["scheme"] == *key).expect("a known scheme");
+        let x = reference.f32(&format!("quant.{name}.x"));
+        let [m, k] = reference.shape(&format!("quant.{name}.x"))[..] else { panic!("{name}") };
+        let get = |what: &str| reference.i64(&format!("quant.{name}.{key}.b{bits}.{what}"));
+        let (q, near, zero_near) = (get("q"), get("near"), get("zero_near"));
+        // Stored codes are unsigned: symmetric ones are offset by half the range.
+        let offset = if scheme == Scheme::Symmetric { 1_i64 << (bits.get() - 1) } else { 0 };
+        for (device_name, device) in devices() {
+            let input = Tensor::<2>::from_data(TensorData::new(x.clone(), [m, k]), &device);
+            let spec = TokenSpec { bits, scheme, range: TokenRange::FULL };
+            let packed = quantize_tokens(input, spec).to_rows();
+            let codes = unpack_rows(bits, &packed.codes, k);
+            for i in (0..m * k).filter(|i| near[*i] == 0 && zero_near[i / k] == 0) {
+                let actual = i64::from(codes[i]) - offset;
+                assert_eq!(actual, q[i], "{name} {key} b{bits} on {device_name}: element {i}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 10_000, "only {checked} codes compared");
+}
+
+#[test]
+fn quantize_tokens_gives_degenerate_tokens_the_finite_grids_of_its_twin() {
+    let k = 40;
+    let constant = |value: f32| vec![value; k];
+    let narrow = |range: f32| values(k, 5).into_iter().map(|u| range * u).collect();
+    let tokens: [Vec<f32>; 8] = [
+        constant(0.0),
+        constant(0.7),
+        constant(-0.7),
+        constant(3e-38),
+        narrow(1e-37),
+        narrow(1e-40),
+        narrow(1e-31),
+        narrow(1e-28),
+    ];
+    let x = tokens.concat();
+    let whole = |kernel: &QuantizeTokens| !kernel.static_range && kernel.element == Element::F32;
+    for kernel in QuantizeTokens::all().into_iter().filter(whole) {
+        let QuantizeTokens { bits, scheme, .. } = kernel;
+        let spec = TokenSpec { bits, scheme, range: TokenRange::FULL };
+        let expected = quant::quantize_tokens(&x, k, spec);
+        for (name, device) in devices() {
+            let actual = quantize_tokens(matrix(&x, k, &device), spec).to_rows();
+            for (i, (a, e)) in actual.grids.iter().zip(&expected.grids).enumerate() {
+                let what = format!("{kernel:?} on {name}, token {i}: {a:?} {e:?}");
+                assert!(a.scale.is_finite() && a.zero_point.is_finite(), "{what}");
+                assert!((a.scale - e.scale).abs() <= 1e-6 * e.scale, "{what}");
+                // A range symmetric about zero ties in the zero point.
+                let slack = 1.0 + 1e-5 * e.zero_point.abs();
+                assert!((a.zero_point - e.zero_point).abs() <= slack, "{what}");
+            }
+            assert!(actual.values().iter().all(|value| value.is_finite()), "{kernel:?} on {name}");
+        }
+    }
+}
