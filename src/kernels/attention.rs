@@ -1,0 +1,281 @@
+//! `shaders/attention.wgsl` — attention that never stores a score matrix.
+//!
+//! The result comes with the log-sum-exp of each row's scores. With it, results over parts of the
+//! keys combine to the whole ([`merge_attention`]), which keeps long sequences inside what a
+//! device can bind; a backward pass recomputes the probabilities from the same value.
+
+use super::launch::{
+    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
+};
+use super::params::params;
+use super::{Const, Kernel};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
+use rayon::prelude::*;
+
+/// Largest head that the shader holds in registers.
+pub const MAX_HEAD_DIM: usize = 512;
+
+/// The kernel, specialized to the channels of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attention {
+    /// Channels per head, 1 to [`MAX_HEAD_DIM`].
+    pub head_dim: u32,
+}
+
+params! {
+    pub struct Params {
+        /// Rows of `q`.
+        pub queries: u32,
+        /// Rows of `k` and `v`.
+        pub keys: u32,
+        /// Heads side by side in a row.
+        pub heads: u32,
+        /// Factor of the scores before the softmax.
+        pub scale: f32,
+    }
+}
+
+/// How a workgroup's invocations are laid out; each owns 4 queries × 4 columns.
+struct Tile {
+    row_groups: u32,
+    column_groups: u32,
+    /// Length of a matrix product between two barriers.
+    step: u32,
+}
+
+impl Attention {
+    /// An invocation accumulates `head_dim / column_groups` vectors, so wide heads get fewer
+    /// queries per workgroup; both layouts have 64 invocations and stay below 16 KiB.
+    fn tile(self) -> Tile {
+        if self.head_dim <= 128 {
+            Tile { row_groups: 8, column_groups: 8, step: 32 }
+        } else {
+            Tile { row_groups: 4, column_groups: 16, step: 16 }
+        }
+    }
+
+    /// Queries that one workgroup computes.
+    pub fn tile_queries(self) -> usize {
+        4 * self.tile().row_groups as usize
+    }
+
+    /// The dispatch for `params`.
+    pub fn grid(self, params: Params) -> [u32; 3] {
+        linear_grid((params.queries as usize).div_ceil(self.tile_queries()) * params.heads as usize)
+    }
+}
+
+impl Kernel for Attention {
+    const NAME: &'static str = "attention";
+    const SOURCE: &'static str = include_str!("../../shaders/attention.wgsl");
+    type Params = Params;
+
+    fn all() -> Vec<Self> {
+        [1, 5, 16, 64, 128, 129, 384, 512].map(|head_dim| Self { head_dim }).to_vec()
+    }
+
+    fn workgroup_size(&self) -> u32 {
+        let Tile { row_groups, column_groups, .. } = self.tile();
+        row_groups * column_groups
+    }
+
+    fn constants(&self) -> Vec<Const> {
+        let Tile { row_groups, column_groups, step } = self.tile();
+        vec![
+            Const::U32("HEAD_DIM", self.head_dim),
+            Const::U32("ROW_GROUPS", row_groups),
+            Const::U32("COLUMN_GROUPS", column_groups),
+            Const::U32("STEP", step),
+        ]
+    }
+}
+
+/// Queries that the twin computes per task, so that a head's keys are read while they are cached.
+const REFERENCE_BLOCK: usize = 16;
+
+/// Plain-Rust twin of the shader: `(o, lse)`, an exact softmax row by row.
+pub fn reference(
+    kernel: Attention,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    params: Params,
+) -> (Vec<f32>, Vec<f32>) {
+    let (head_dim, heads) = (kernel.head_dim as usize, params.heads as usize);
+    let (queries, keys) = (params.queries as usize, params.keys as usize);
+    let width = heads * head_dim;
+    let mut o = vec![0.0; queries * width];
+    let mut lse = vec![0.0; queries * heads];
+    o.par_chunks_mut(REFERENCE_BLOCK * width)
+        .zip(lse.par_chunks_mut(REFERENCE_BLOCK * heads))
+        .zip(q.par_chunks(REFERENCE_BLOCK * width))
+        .for_each(|((o, lse), q)| {
+            let mut scores = vec![0.0; keys];
+            for head in 0..heads {
+                let channels = head * head_dim..(head + 1) * head_dim;
+                for ((o, lse), q) in
+                    o.chunks_mut(width).zip(lse.chunks_mut(heads)).zip(q.chunks(width))
+                {
+                    for (score, k) in scores.iter_mut().zip(k.chunks(width)) {
+                        *score = params.scale * dot(&q[channels.clone()], &k[channels.clone()]);
+                    }
+                    let values = v.chunks(width).map(|v| &v[channels.clone()]);
+                    lse[head] = softmax_row(&mut scores, values, &mut o[channels.clone()]);
+                }
+            }
+        });
+    (o, lse)
+}
+
+/// `o = softmax(scores) · values`; returns the log-sum-exp and leaves the exponentials in `scores`.
+fn softmax_row<'a>(
+    scores: &mut [f32],
+    values: impl Iterator<Item = &'a [f32]>,
+    o: &mut [f32],
+) -> f32 {
+    let maximum = scores.iter().copied().fold(f32::MIN, f32::max);
+    let mut sum = 0.0_f64;
+    for score in scores.iter_mut() {
+        *score = (*score - maximum).exp();
+        sum += f64::from(*score);
+    }
+    for (&p, value) in scores.iter().zip(values) {
+        for (o, v) in o.iter_mut().zip(value) {
+            *o += p * v;
+        }
+    }
+    let inverse = (1.0 / sum) as f32;
+    o.iter_mut().for_each(|o| *o *= inverse);
+    maximum + sum.ln() as f32
+}
+
+/// Eight partial sums: rounding as in a tiled product, and the compiler can use vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let mut lanes = [0.0; LANES];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for lane in 0..LANES {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[backend_extension(Cube, Flex)]
+trait AttentionOp: Backend {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        kernel: Attention,
+        params: Params,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// Shapes of `o` and `lse`.
+fn shapes(kernel: Attention, params: Params) -> [[usize; 2]; 2] {
+    let (queries, heads) = (params.queries as usize, params.heads as usize);
+    [[queries, heads * kernel.head_dim as usize], [queries, heads]]
+}
+
+impl AttentionOp for CubeBackend {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        kernel: Attention,
+        params: Params,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [q, k, v] = [q, k, v].map(contiguous_f32);
+        let [o, lse] =
+            shapes(kernel, params).map(|shape| empty_like(&q, Shape::new(shape), DType::F32));
+        launch(kernel, &[&q, &k, &v], &[&o, &lse], params, kernel.grid(params));
+        (o, lse)
+    }
+}
+
+impl AttentionOp for Flex {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        kernel: Attention,
+        params: Params,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (o, lse) = reference(kernel, &flex_f32(&q), &flex_f32(&k), &flex_f32(&v), params);
+        let [o_shape, lse_shape] = shapes(kernel, params);
+        (flex_from_f32(o, o_shape), flex_from_f32(lse, lse_shape))
+    }
+}
+
+/// `softmax(scale · q kᵀ) v` for each of `heads` heads, and the log-sum-exp of the scaled scores.
+///
+/// `q` is `[queries, heads · head_dim]`, `k` and `v` are `[keys, heads · head_dim]`; the results
+/// are `[queries, heads · head_dim]` and `[queries, heads]`. All are f32.
+///
+/// # Panics
+///
+/// If the shapes do not fit, there is no query or no key, or a head has more than [`MAX_HEAD_DIM`] channels.
+pub fn attention(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    heads: usize,
+    scale: f32,
+) -> (Tensor<2>, Tensor<2>) {
+    let ([queries, width], [keys, _]) = (q.dims(), k.dims());
+    assert!(
+        k.dims() == [keys, width] && v.dims() == [keys, width] && queries > 0 && keys > 0,
+        "attention: q {:?}, k {:?}, v {:?}",
+        q.dims(),
+        k.dims(),
+        v.dims()
+    );
+    assert!(
+        heads > 0 && width.is_multiple_of(heads) && (1..=MAX_HEAD_DIM).contains(&(width / heads)),
+        "attention: {width} channels in {heads} heads"
+    );
+    let kernel = Attention { head_dim: u32_from(width / heads) };
+    let params =
+        Params { queries: u32_from(queries), keys: u32_from(keys), heads: u32_from(heads), scale };
+    let (o, lse) = Dispatch::attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        kernel,
+        params,
+    );
+    (Tensor::from_dispatch(o), Tensor::from_dispatch(lse))
+}
+
+/// Attention over all keys from the results of [`attention`] over disjoint parts of them.
+///
+/// `o = Σ wᵢ oᵢ / Σ wᵢ` with `wᵢ = exp(lseᵢ)`, per query and head. Parts are taken one at a time,
+/// so that an iterator that computes them keeps only one beside the result.
+///
+/// # Panics
+///
+/// If there is no part, or shapes differ between parts.
+pub fn merge_attention(parts: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Tensor<2> {
+    let weighted = |o: Tensor<2>, weight: Tensor<2>| {
+        let ([queries, width], [_, heads]) = (o.dims(), weight.dims());
+        let o = o.reshape([queries, heads, width / heads]) * weight.reshape([queries, heads, 1]);
+        o.reshape([queries, width])
+    };
+    parts
+        .into_iter()
+        .reduce(|(o, lse), (next_o, next_lse)| {
+            let maximum = lse.clone().max_pair(next_lse.clone());
+            let [w, next_w] = [lse, next_lse].map(|lse| (lse - maximum.clone()).exp());
+            let total = w.clone() + next_w.clone();
+            let o = weighted(o, w / total.clone()) + weighted(next_o, next_w / total.clone());
+            (o, maximum + total.log())
+        })
+        .expect("attention over at least one part")
+        .0
+}

@@ -1,0 +1,132 @@
+//! `shaders/rope.wgsl` — rotate pairs of channels by the position of their token.
+
+use super::launch::{
+    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
+};
+use super::params::params;
+use super::{Const, Kernel};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::tensor::Tensor;
+use burn_cubecl::CubeBackend;
+
+/// The kernel; it has one specialization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rope;
+
+params! {
+    pub struct Params {
+        /// Rows of `x`.
+        pub tokens: u32,
+        /// Heads side by side in a row.
+        pub heads: u32,
+        /// Pairs of channels per head.
+        pub pairs: u32,
+    }
+}
+
+impl Params {
+    fn shape(self) -> [usize; 2] {
+        [self.tokens as usize, 2 * self.heads as usize * self.pairs as usize]
+    }
+}
+
+impl Kernel for Rope {
+    const NAME: &'static str = "rope";
+    const SOURCE: &'static str = include_str!("../../shaders/rope.wgsl");
+    type Params = Params;
+
+    fn all() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn workgroup_size(&self) -> u32 {
+        256
+    }
+
+    fn constants(&self) -> Vec<Const> {
+        Vec::new()
+    }
+}
+
+/// Plain-Rust twin of the shader; `x` is `[tokens, heads · 2 · pairs]`, `cos` and `sin` are
+/// `[tokens, pairs]`.
+pub fn reference(x: &[f32], cos: &[f32], sin: &[f32], params: Params) -> Vec<f32> {
+    let (heads, pairs) = (params.heads as usize, params.pairs as usize);
+    let mut y = Vec::with_capacity(x.len());
+    for (i, pair) in x.chunks_exact(2).enumerate() {
+        let angle = i / (heads * pairs) * pairs + i % pairs;
+        let (cos, sin) = (cos[angle], sin[angle]);
+        y.extend([pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos]);
+    }
+    y
+}
+
+#[backend_extension(Cube, Flex)]
+trait RopeOp: Backend {
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        params: Params,
+    ) -> FloatTensor<Self>;
+}
+
+impl RopeOp for CubeBackend {
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        params: Params,
+    ) -> FloatTensor<Self> {
+        let [x, cos, sin] = [x, cos, sin].map(contiguous_f32);
+        let shape = Shape::new(params.shape());
+        let workgroups = (shape.num_elements() / 2).div_ceil(Rope.workgroup_size() as usize);
+        let y = empty_like(&x, shape, DType::F32);
+        launch(Rope, &[&x, &cos, &sin], &[&y], params, linear_grid(workgroups));
+        y
+    }
+}
+
+impl RopeOp for Flex {
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        params: Params,
+    ) -> FloatTensor<Self> {
+        let y = reference(&flex_f32(&x), &flex_f32(&cos), &flex_f32(&sin), params);
+        flex_from_f32(y, params.shape())
+    }
+}
+
+/// Rotary positions: rotates channels `2j` and `2j + 1` of every head by the angle of pair `j`.
+///
+/// `x` is `[tokens, heads · head_dim]`, `cos` and `sin` are `[tokens, head_dim / 2]`, the result
+/// has the shape of `x`. All are f32.
+///
+/// # Panics
+///
+/// If the shapes do not fit.
+pub fn rope(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let [angles, pairs] = cos.dims();
+    assert!(
+        angles == tokens && sin.dims() == [angles, pairs] && width.is_multiple_of(2 * pairs),
+        "rope: x {:?}, cos {:?}, sin {:?}",
+        x.dims(),
+        cos.dims(),
+        sin.dims()
+    );
+    let params = Params {
+        tokens: u32_from(tokens),
+        heads: u32_from(width / (2 * pairs)),
+        pairs: u32_from(pairs),
+    };
+    Tensor::from_dispatch(Dispatch::rope(
+        x.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+        params,
+    ))
+}
