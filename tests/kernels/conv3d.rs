@@ -1,0 +1,176 @@
+use crate::common::{assert_close, devices};
+use crate::{floats, run, values, words};
+use burn::tensor::{Device, Tensor, TensorData};
+use qvgen::kernels::Kernel;
+use qvgen::kernels::conv3d::{Conv3d, Params, conv3d, pack_weight, reference};
+
+/// One call: parameters with the inputs they ask for, the weight as checkpoints store it.
+struct Case {
+    params: Params,
+    x: Vec<f32>,
+    history: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(kernel: Conv3d, params: Params) -> Self {
+        let frame = params.in_channels * params.in_height * params.in_width;
+        let taps: u32 = kernel.window.iter().product();
+        Self {
+            params,
+            x: values((frame * params.in_frames) as usize, 1),
+            history: values((frame * params.history_frames).max(1) as usize, 2),
+            weight: values((params.out_channels * params.in_channels * taps) as usize, 3),
+            bias: values(params.out_channels as usize, 4),
+        }
+    }
+
+    fn out_len(&self) -> usize {
+        let Params { out_channels, out_frames, out_height, out_width, .. } = self.params;
+        (out_channels * out_frames * out_height * out_width) as usize
+    }
+}
+
+/// Parameters of a convolution that keeps the frame size: zeros all around, history in front.
+fn same(window: [u32; 3], [c, t, h, w]: [u32; 4], out_channels: u32, history: u32) -> Params {
+    Params {
+        in_channels: c,
+        in_frames: t,
+        in_height: h,
+        in_width: w,
+        history_frames: history,
+        out_channels,
+        out_frames: t,
+        out_height: h,
+        out_width: w,
+        stride_t: 1,
+        stride_h: 1,
+        stride_w: 1,
+        pad_t: window[0] - 1,
+        pad_h: window[1] / 2,
+        pad_w: window[2] / 2,
+        upsample_shift: 0,
+    }
+}
+
+/// What the layers ask for: no history, part of one, all of it, upsampled, strided; ragged sizes.
+fn all_params(window: [u32; 3]) -> Vec<Params> {
+    let plain = same(window, [1, 1, 1, 1], 1, 0);
+    let ragged = same(window, [5, 2, 7, 9], 18, window[0] - 1);
+    let partly = same(window, [17, 3, 4, 5], 3, u32::from(window[0] > 1));
+    let several_tiles = same(window, [2, 1, 21, 31], 5, 0);
+    let upsampled =
+        Params { upsample_shift: 1, out_height: 14, out_width: 18, out_channels: 4, ..ragged };
+    let strided = Params { stride_h: 2, stride_w: 2, out_height: 3, out_width: 4, ..ragged };
+    let halved = Params { stride_t: 2, pad_t: 1, in_frames: 4, out_frames: 2, ..ragged };
+    let right_bottom = Params { pad_h: 0, pad_w: 0, ..strided };
+    vec![plain, ragged, partly, several_tiles, upsampled, strided, halved, right_bottom]
+}
+
+/// The definition, in f64 and one output at a time.
+fn definition(kernel: Conv3d, case: &Case) -> Vec<f32> {
+    let p = case.params;
+    let plane = (p.in_height * p.in_width) as i64;
+    let at = |channel: u32, t: i64, row: i64, column: i64| -> f64 {
+        let inside = |v: i64, len: u32| v >= 0 && v < i64::from(len << p.upsample_shift);
+        if !inside(row, p.in_height) || !inside(column, p.in_width) || t >= i64::from(p.in_frames) {
+            return 0.0;
+        }
+        let pixel =
+            (row >> p.upsample_shift) * i64::from(p.in_width) + (column >> p.upsample_shift);
+        let past = t + i64::from(p.history_frames);
+        match (t >= 0, past >= 0) {
+            (true, _) => {
+                let frame = i64::from(channel * p.in_frames) + t;
+                f64::from(case.x[(frame * plane + pixel) as usize])
+            }
+            (false, true) => {
+                let frame = i64::from(channel * p.history_frames) + past;
+                f64::from(case.history[(frame * plane + pixel) as usize])
+            }
+            (false, false) => 0.0,
+        }
+    };
+    let [kt, kh, kw] = kernel.window;
+    let output = |o: u32, t: u32, row: u32, column: u32| {
+        let mut sum = f64::from(case.bias[o as usize]);
+        for i in 0..p.in_channels * kt * kh * kw {
+            let (c, tap) = (i / (kt * kh * kw), i % (kt * kh * kw));
+            let place = |out: u32, stride: u32, tap: u32, pad: u32| {
+                i64::from(out * stride + tap) - i64::from(pad)
+            };
+            let value = at(
+                c,
+                place(t, p.stride_t, tap / (kh * kw), p.pad_t),
+                place(row, p.stride_h, tap / kw % kh, p.pad_h),
+                place(column, p.stride_w, tap % kw, p.pad_w),
+            );
+            sum += value * f64::from(case.weight[(o * p.in_channels * kt * kh * kw + i) as usize]);
+        }
+        sum as f32
+    };
+    (0..case.out_len() as u32)
+        .map(|i| {
+            let (pixel, frame) =
+                (i % (p.out_height * p.out_width), i / (p.out_height * p.out_width));
+            let (o, t) = (frame / p.out_frames, frame % p.out_frames);
+            output(o, t, pixel / p.out_width, pixel % p.out_width)
+        })
+        .collect()
+}
+
+#[test]
+fn conv3d_matches_its_twin_and_the_definition() {
+    for kernel in Conv3d::all() {
+        for params in all_params(kernel.window) {
+            let case = Case::new(kernel, params);
+            let packed = pack_weight(kernel, &case.weight, params.in_channels as usize);
+            let expected = reference(kernel, &case.x, &case.history, &packed, &case.bias, params);
+            let what = format!("{kernel:?} {params:?}");
+            assert_close(&what, &expected, &definition(kernel, &case), 1e-4, 1e-4);
+            // A folded grid has workgroups in excess: they must do nothing.
+            let [x, y, z] = kernel.grid(&params);
+            let actual = run(
+                kernel,
+                &[words(&case.x), words(&case.history), words(&packed), words(&case.bias)],
+                &[case.out_len()],
+                params,
+                [x + 7, y, z],
+            );
+            assert_close(&what, floats(&actual[0]), &expected, 1e-4, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn conv3d_agrees_on_all_devices() {
+    let kernel = Conv3d::new([3, 3, 3], 6);
+    let params = same(kernel.window, [4, 2, 5, 6], 6, 1);
+    let case = Case::new(kernel, params);
+    let packed = pack_weight(kernel, &case.weight, 4);
+    let run = |device: &Device| {
+        let x = Tensor::from_data(TensorData::new(case.x.clone(), [4, 2, 5, 6]), device);
+        let history = TensorData::new(case.history.clone(), [4, 1, 5, 6]);
+        let w = Tensor::from_data(TensorData::new(packed.clone(), [packed.len()]), device);
+        let bias = Tensor::from_data(TensorData::new(case.bias.clone(), [6]), device);
+        conv3d(kernel, x, Tensor::from_data(history, device), w, bias, params)
+    };
+    let [cpu, wgpu] = devices().map(|(name, device)| {
+        let y = run(&device);
+        assert_eq!(y.dims(), [6, 2, 5, 6], "{name}");
+        y.into_data().try_to_vec::<f32>().unwrap()
+    });
+    assert_close("conv3d", &wgpu, &cpu, 1e-4, 1e-4);
+}
+
+#[test]
+fn pack_weight_puts_output_channels_last_and_pads_the_block_with_zeros() {
+    let kernel = Conv3d { window: [1, 1, 2], out_block: 4 };
+    // Two filters of three input channels and two taps.
+    let weight: Vec<f32> = (1..=12).map(|value| value as f32).collect();
+    let packed = pack_weight(kernel, &weight, 3);
+    assert_eq!(packed.len(), 4 * 3 * 2);
+    assert_eq!(packed[..8], [1.0, 7.0, 0.0, 0.0, 3.0, 9.0, 0.0, 0.0]);
+    assert_eq!(packed[12..16], [2.0, 8.0, 0.0, 0.0]);
+}
