@@ -1,0 +1,241 @@
+//! `y = x · Wᵀ + b` in every precision a model may be loaded in.
+
+use super::limits::{MAX_DISPATCH_OPS, dispatch_rows, map_token_chunks};
+use crate::kernels::{
+    GRID_WORDS, PackedTensor, dequantize_weight, qmatmul, qmatmul_float, qmatvec, quantize_tokens,
+};
+use crate::kernels::{qmatmul as many, qmatvec as few, quantize_weight};
+use crate::quant::{PackedRows, TokenSpec, WeightSpec, words_per_row};
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// A linear layer; models hold this type and never mention bits.
+///
+/// The weight is `[out_features, in_features]`, as checkpoints store it (Burn's own `Linear` is
+/// transposed). Layers larger than the device can bind are split along `out_features`.
+#[derive(Clone, Debug)]
+pub enum Linear {
+    /// Full precision.
+    Full(FullLinear),
+    /// Quantized values carried in floats: what the packed form must equal.
+    FakeQuant(FakeQuantLinear),
+    /// Packed codes, multiplied by the quantized kernels.
+    Packed(PackedLinear),
+}
+
+impl Linear {
+    /// `[tokens, in_features]` to `[tokens, out_features]`.
+    ///
+    /// # Panics
+    ///
+    /// If `x` has not `in_features` columns.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Full(linear) => linear.forward(x),
+            Self::FakeQuant(linear) => linear.forward(x),
+            Self::Packed(linear) => linear.forward_within(x, MAX_DISPATCH_OPS),
+        }
+    }
+
+    /// Bytes of weight and bias on the device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Full(linear) => linear.bytes(),
+            Self::FakeQuant(linear) => linear.full.bytes(),
+            Self::Packed(linear) => linear.bytes(),
+        }
+    }
+}
+
+/// A full-precision layer.
+#[derive(Clone, Debug)]
+pub struct FullLinear {
+    /// Transposed weights, `[in_features, out_features of the part]` each.
+    parts: Vec<Tensor<2>>,
+    /// `[1, out_features]`.
+    bias: Option<Tensor<2>>,
+}
+
+impl FullLinear {
+    /// A layer of `weight` `[out_features, in_features]`, row-major.
+    ///
+    /// No part exceeds `max_elements` values.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit the shape.
+    pub fn new(
+        weight: &[f32],
+        bias: Option<Vec<f32>>,
+        in_features: usize,
+        max_elements: usize,
+        device: &Device,
+    ) -> Self {
+        let parts = weight_parts(weight, in_features, max_elements, device).map(Tensor::transpose);
+        let bias = bias.map(|bias| {
+            let shape = [1, bias.len()];
+            Tensor::from_data(TensorData::new(bias, shape), device)
+        });
+        Self { parts: parts.collect(), bias }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = join(self.parts.iter().map(|part| x.clone().matmul(part.clone())));
+        match &self.bias {
+            Some(bias) => y + bias.clone(),
+            None => y,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.parts.iter().chain(&self.bias).map(|part| 4 * part.shape().num_elements()).sum()
+    }
+}
+
+/// A packed layer.
+#[derive(Clone, Debug)]
+pub struct PackedLinear {
+    /// Rows of the weight and their biases, in order.
+    parts: Vec<(PackedTensor, Tensor<1>)>,
+    /// How `x` is quantized; `None` for weight-only.
+    activations: Option<TokenSpec>,
+}
+
+impl PackedLinear {
+    /// A layer of stored codes. A missing bias is zero.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit.
+    pub fn new(
+        rows: &PackedRows,
+        bias: Option<Vec<f32>>,
+        activations: Option<TokenSpec>,
+        max_elements: usize,
+        device: &Device,
+    ) -> Self {
+        let words = words_per_row(rows.bits, rows.in_features).max(GRID_WORDS * rows.groups());
+        let part_rows = (max_elements / words.max(1)).max(1);
+        let parts = (0..rows.rows()).step_by(part_rows).map(|start| {
+            let part = rows.slice(start..(start + part_rows).min(rows.rows()));
+            let packed = PackedTensor::from_rows(&part, device);
+            (packed, bias_part(bias.as_deref(), start, part.rows(), device))
+        });
+        Self { parts: parts.collect(), activations }
+    }
+
+    /// Quantizes `weight` `[out_features, in_features]` on the device.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit the shape.
+    pub fn quantize(
+        weight: &[f32],
+        bias: Option<Vec<f32>>,
+        in_features: usize,
+        spec: WeightSpec,
+        activations: Option<TokenSpec>,
+        max_elements: usize,
+        device: &Device,
+    ) -> Self {
+        let mut start = 0;
+        let parts = weight_parts(weight, in_features, max_elements, device).map(|part| {
+            let packed = quantize_weight(part, spec);
+            let bias = bias_part(bias.as_deref(), start, packed.rows(), device);
+            start += packed.rows();
+            (packed, bias)
+        });
+        Self { parts: parts.collect(), activations }
+    }
+
+    /// The packed rows and their biases.
+    pub fn parts(&self) -> &[(PackedTensor, Tensor<1>)] {
+        &self.parts
+    }
+
+    /// [`Linear::forward`] with at most `max_ops` operations per dispatch, but one tile, so that
+    /// none keeps a device busy for long; public for tests.
+    #[doc(hidden)]
+    pub fn forward_within(&self, x: Tensor<2>, max_ops: u64) -> Tensor<2> {
+        let [tokens, in_features] = x.dims();
+        let out_features = self.parts.iter().map(|(w, _)| w.rows()).max().unwrap_or(0);
+        let token_ops = 2 * out_features as u64 * in_features as u64;
+        // Of all tokens, so that a short rest is computed by the same kernel.
+        let is_short = tokens <= few::MAX_TOKENS;
+        map_token_chunks(x, dispatch_rows(max_ops, token_ops, many::TILE), |x| {
+            self.multiply(x, is_short)
+        })
+    }
+
+    fn multiply(&self, x: Tensor<2>, is_short: bool) -> Tensor<2> {
+        if let Some(spec) = self.activations {
+            let x = quantize_tokens(x, spec);
+            return join(self.parts.iter().map(|(w, bias)| qmatmul(&x, w, bias.clone())));
+        }
+        join(self.parts.iter().map(|(w, bias)| {
+            if is_short {
+                qmatvec(x.clone(), w, bias.clone())
+            } else {
+                qmatmul_float(x.clone(), w, bias.clone())
+            }
+        }))
+    }
+
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|(w, bias)| w.bytes() + 4 * bias.shape().num_elements()).sum()
+    }
+}
+
+/// A layer whose weight and activations are rounded to codes but multiplied as floats.
+#[derive(Clone, Debug)]
+pub struct FakeQuantLinear {
+    full: FullLinear,
+    activations: Option<TokenSpec>,
+}
+
+impl FakeQuantLinear {
+    /// The float form of the packed codes of `packed`.
+    pub fn from_packed(packed: &PackedLinear) -> Self {
+        let parts = packed.parts.iter().map(|(w, _)| dequantize_weight(w).transpose()).collect();
+        let biases = packed.parts.iter().map(|(_, bias)| bias.clone()).collect();
+        let bias = Some(Tensor::cat(biases, 0).unsqueeze::<2>());
+        Self { full: FullLinear { parts, bias }, activations: packed.activations }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.full.forward(match self.activations {
+            Some(spec) => dequantize_weight(&quantize_tokens(x, spec)),
+            None => x,
+        })
+    }
+}
+
+/// `weight` as tensors of whole rows, none above `max_elements`.
+fn weight_parts<'a>(
+    weight: &'a [f32],
+    in_features: usize,
+    max_elements: usize,
+    device: &'a Device,
+) -> impl Iterator<Item = Tensor<2>> + 'a {
+    assert!(
+        in_features > 0 && weight.len().is_multiple_of(in_features),
+        "{} values are no rows of {in_features}",
+        weight.len()
+    );
+    let rows = (max_elements / in_features).max(1);
+    weight.chunks(rows * in_features).map(move |part| {
+        let shape = [part.len() / in_features, in_features];
+        Tensor::from_data(TensorData::new(part.to_vec(), shape), device)
+    })
+}
+
+/// `rows` values of `bias` from `start` on; zeros where there is none.
+fn bias_part(bias: Option<&[f32]>, start: usize, rows: usize, device: &Device) -> Tensor<1> {
+    let values = bias.map_or_else(|| vec![0.0; rows], |bias| bias[start..start + rows].to_vec());
+    Tensor::from_data(TensorData::new(values, [rows]), device)
+}
+
+/// Parts of a result side by side.
+fn join(parts: impl Iterator<Item = Tensor<2>>) -> Tensor<2> {
+    let mut parts: Vec<Tensor<2>> = parts.collect();
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) }
+}

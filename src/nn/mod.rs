@@ -1,0 +1,29 @@
+//! Layers every model shares, and how they get their parameters.
+//!
+//! A sequence of tokens is a `[tokens, dim]` tensor, or several of them in token order where one
+//! would exceed what a device can bind ([`Limits`]). There is no batch dimension: the second
+//! branch of classifier-free guidance is a second call.
+
+mod activation;
+mod attention;
+mod channel_norm;
+mod conv;
+mod limits;
+mod linear;
+mod norm;
+mod rope;
+mod timestep;
+mod trace;
+mod weights;
+
+pub use activation::{gelu_tanh, silu};
+pub use attention::{KeysValues, MAX_HEAD_DIM, MultiHeadAttention};
+pub use channel_norm::ChannelNorm;
+pub use conv::{Conv3d, ConvShape};
+pub use limits::{Limits, map_token_chunks};
+pub use linear::{FakeQuantLinear, FullLinear, Linear, PackedLinear};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rope::{RopeAxis, RopeGrid, Rotation};
+pub use timestep::timestep_sinusoid;
+pub use trace::Trace;
+pub use weights::{WeightError, WeightSource, Weights};

@@ -1,0 +1,196 @@
+//! Where parameters come from: a checkpoint, a packed folder, a quantizer in between, or a test.
+//!
+//! A model asks for tensors by the names of the published checkpoint and never learns in which
+//! precision they were stored: [`Weights::linear`] hands back whichever [`Linear`] the source has.
+
+use super::Linear;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::path::PathBuf;
+
+/// Why a parameter could not be had; messages name tensor and file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightError {
+    /// The checkpoint has no tensor of that name.
+    #[error("tensor \"{tensor}\" is missing in {}", path.display())]
+    Missing {
+        /// Full name.
+        tensor: String,
+        /// File or folder searched.
+        path: PathBuf,
+    },
+    /// The tensor has another shape than the configuration implies.
+    #[error("tensor \"{tensor}\" has shape {actual:?}, expected {expected:?} in {}", path.display())]
+    Shape {
+        /// Full name.
+        tensor: String,
+        /// Shape in the file.
+        actual: Vec<usize>,
+        /// Shape the configuration implies.
+        expected: Vec<usize>,
+        /// File that holds it.
+        path: PathBuf,
+    },
+    /// A stored value is NaN or infinite.
+    #[error("tensor \"{tensor}\" holds {value} at element {index}; the file is damaged: {}", path.display())]
+    NotFinite {
+        /// Full name.
+        tensor: String,
+        /// The offending value.
+        value: f32,
+        /// Flat position.
+        index: usize,
+        /// File that holds it.
+        path: PathBuf,
+    },
+    /// Anything else the source reports, in its own words.
+    #[error("tensor \"{tensor}\": {message} in {}", path.display())]
+    Unusable {
+        /// Full name.
+        tensor: String,
+        /// What is wrong and what to do.
+        message: String,
+        /// File that holds it.
+        path: PathBuf,
+    },
+}
+
+/// A set of named parameters.
+pub trait WeightSource {
+    /// Whether a tensor of this name exists.
+    fn has(&self, name: &str) -> bool;
+
+    /// The values of tensor `name` as f32, row-major.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, not of `shape`, or holds values that are not finite.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError>;
+
+    /// Some rows of the two-dimensional tensor `name`, without reading the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightSource::values`].
+    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Vec<f32>, WeightError>;
+
+    /// The linear layer `name` (`name.weight [out_features, in_features]`, `name.bias`).
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightSource::values`].
+    fn linear(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        has_bias: bool,
+        device: &Device,
+    ) -> Result<Linear, WeightError>;
+}
+
+/// A [`WeightSource`] seen from one place in the tree of modules.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    source: &'a dyn WeightSource,
+    prefix: String,
+    device: Device,
+}
+
+impl std::fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// The root of `source`; tensors are placed on `device`.
+    pub fn new(source: &'a dyn WeightSource, device: &Device) -> Self {
+        Self { source, prefix: String::new(), device: device.clone() }
+    }
+
+    /// The parameters under `name.`.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    /// Where tensors are placed.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether tensor `name` exists here.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.has(&self.full(name))
+    }
+
+    /// Tensor `name` as f32 values.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::values`].
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+        self.source.values(&self.full(name), shape)
+    }
+
+    /// Tensor `name` on the device.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::values`].
+    pub fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, WeightError> {
+        let values = self.values(name, &shape)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), &self.device))
+    }
+
+    /// Some rows of tensor `name` as f32 values.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::rows`].
+    pub fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        rows: &[usize],
+    ) -> Result<Vec<f32>, WeightError> {
+        self.source.rows(&self.full(name), shape, rows)
+    }
+
+    /// The linear layer `name` with a bias.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::linear`].
+    pub fn linear(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Linear, WeightError> {
+        self.source.linear(&self.full(name), out_features, in_features, true, &self.device)
+    }
+
+    /// The linear layer `name` without a bias.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::linear`].
+    pub fn linear_without_bias(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Linear, WeightError> {
+        self.source.linear(&self.full(name), out_features, in_features, false, &self.device)
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
