@@ -1,0 +1,134 @@
+//! Sizes of a UMT5 encoder.
+
+use crate::models::fields::{Fields, LAYERS, VOCABULARY, WIDTH};
+use crate::models::{ConfigError, LinearShape};
+use serde_json::Value;
+
+/// What `text_encoder/config.json` says; field names as there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Umt5Config {
+    /// Width of a token.
+    pub d_model: usize,
+    /// Channels per head.
+    pub d_kv: usize,
+    /// Width of the feed-forward layer.
+    pub d_ff: usize,
+    /// Heads; their total width need not be `d_model`.
+    pub num_heads: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Rows of a relative position table, half of them for keys before the query.
+    pub relative_attention_num_buckets: usize,
+    /// Distance in tokens from which all keys share a bucket.
+    pub relative_attention_max_distance: usize,
+    /// Added to the mean square in normalizations.
+    pub layer_norm_epsilon: f64,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+}
+
+impl Umt5Config {
+    /// The encoder of all Wan 2.1 models: UMT5-XXL.
+    pub fn xxl() -> Self {
+        Self {
+            d_model: 4096,
+            d_kv: 64,
+            d_ff: 10_240,
+            num_heads: 64,
+            num_layers: 24,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            vocab_size: 256_384,
+        }
+    }
+
+    /// The configuration in a parsed `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// If a value is missing, out of range, or asks for another architecture.
+    pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let fields = Fields(json);
+        fields.require("model_type", |v| v == "umt5", "expected \"umt5\"")?;
+        fields.require("feed_forward_proj", |v| v == "gated-gelu", "expected \"gated-gelu\"")?;
+        fields.require(
+            "dense_act_fn",
+            |v| v.is_null() || v == "gelu_new" || v == "gelu_pytorch_tanh",
+            "expected \"gelu_new\"",
+        )?;
+        let config = Self {
+            d_model: fields.size("d_model", WIDTH)?,
+            d_kv: fields.size("d_kv", WIDTH)?,
+            d_ff: fields.size("d_ff", WIDTH)?,
+            num_heads: fields.size("num_heads", WIDTH)?,
+            num_layers: fields.size("num_layers", LAYERS)?,
+            relative_attention_num_buckets: fields.size("relative_attention_num_buckets", WIDTH)?,
+            relative_attention_max_distance: fields
+                .size("relative_attention_max_distance", VOCABULARY)?,
+            layer_norm_epsilon: fields.epsilon("layer_norm_epsilon")?,
+            vocab_size: fields.size("vocab_size", VOCABULARY)?,
+        };
+        let buckets = config.relative_attention_num_buckets;
+        if !buckets.is_multiple_of(4) {
+            return Err(fields.error("relative_attention_num_buckets", "expected a multiple of 4"));
+        }
+        if config.relative_attention_max_distance <= buckets / 4 {
+            return Err(fields.error(
+                "relative_attention_max_distance",
+                "expected more than a quarter of relative_attention_num_buckets",
+            ));
+        }
+        Ok(config)
+    }
+
+    /// Width of all heads together.
+    pub fn inner_dim(&self) -> usize {
+        self.num_heads * self.d_kv
+    }
+
+    /// Every linear layer, in the order in which they are loaded; none has a bias.
+    pub fn linears(&self) -> Vec<LinearShape> {
+        self.parameter_shapes()
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("encoder.block."))
+            .filter(|(name, _)| !name.contains("relative_attention_bias"))
+            .filter_map(|(name, shape)| match shape[..] {
+                [out_features, in_features] => Some(LinearShape {
+                    name: name.strip_suffix(".weight").unwrap_or(&name).to_owned(),
+                    out_features,
+                    in_features,
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Name and shape of every tensor of the encoder.
+    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (dim, inner, ff) = (self.d_model, self.inner_dim(), self.d_ff);
+        let mut shapes = vec![("shared.weight".to_owned(), vec![self.vocab_size, dim])];
+        for i in 0..self.num_layers {
+            let tensors = [
+                ("layer.0.SelfAttention.q", vec![inner, dim]),
+                ("layer.0.SelfAttention.k", vec![inner, dim]),
+                ("layer.0.SelfAttention.v", vec![inner, dim]),
+                ("layer.0.SelfAttention.o", vec![dim, inner]),
+                (
+                    "layer.0.SelfAttention.relative_attention_bias",
+                    vec![self.relative_attention_num_buckets, self.num_heads],
+                ),
+                ("layer.0.layer_norm", vec![dim]),
+                ("layer.1.DenseReluDense.wi_0", vec![ff, dim]),
+                ("layer.1.DenseReluDense.wi_1", vec![ff, dim]),
+                ("layer.1.DenseReluDense.wo", vec![dim, ff]),
+                ("layer.1.layer_norm", vec![dim]),
+            ];
+            shapes.extend(
+                tensors.map(|(name, shape)| (format!("encoder.block.{i}.{name}.weight"), shape)),
+            );
+        }
+        shapes.push(("encoder.final_layer_norm.weight".to_owned(), vec![dim]));
+        shapes
+    }
+}

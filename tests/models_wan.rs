@@ -1,0 +1,310 @@
+//! The Wan text encoder and transformer against the reference implementation's outputs.
+
+mod common;
+#[path = "common/weights.rs"]
+mod weights;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use common::{Reference, assert_matches, devices, fixture_folders};
+use qvgen::models::umt5::{EncodeError, TokenIds, Umt5Config, encode};
+use qvgen::models::wan::{WanConfig, WanTransformer};
+use qvgen::nn::{Limits, RopeAxis, RopeGrid, Trace, Weights};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use weights::FixtureWeights;
+
+const TOLERANCE: f32 = 1e-4;
+
+fn json_of(folder: &Path, component: &str) -> Value {
+    let path = folder.join(component).join("config.json");
+    let bytes = std::fs::read(&path).unwrap_or_else(|err| panic!("{err}: {}", path.display()));
+    serde_json::from_slice(&bytes).expect("a JSON file")
+}
+
+fn wan_config(folder: &Path) -> WanConfig {
+    WanConfig::from_json(&json_of(folder, "transformer")).expect("a supported model")
+}
+
+fn umt5_config(folder: &Path) -> Umt5Config {
+    Umt5Config::from_json(&json_of(folder, "text_encoder")).expect("a supported encoder")
+}
+
+fn data<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec::<f32>().expect("f32 values")
+}
+
+/// Sample `index` of a reference tensor with a leading batch dimension, as `shape`.
+fn sample<const D: usize>(
+    reference: &Reference,
+    name: &str,
+    index: usize,
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    let len: usize = shape.iter().product();
+    let values = reference.f32(name)[index * len..(index + 1) * len].to_vec();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The two prompts of a folder.
+fn prompts(reference: &Reference) -> Vec<TokenIds> {
+    let (ids, mask) = (reference.i64("text.input_ids"), reference.i64("text.attention_mask"));
+    let len = reference.shape("text.input_ids")[1];
+    let prompt = |(ids, mask): (&[i64], &[i64])| TokenIds {
+        ids: ids.iter().map(|&id| u32::try_from(id).expect("an id")).collect(),
+        length: mask.iter().filter(|&&valid| valid == 1).count(),
+    };
+    ids.chunks(len).zip(mask.chunks(len)).map(prompt).collect()
+}
+
+fn encode_on(
+    folder: &Path,
+    device: &Device,
+    limits: Limits,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Vec<Tensor<2>>, EncodeError> {
+    let config = umt5_config(folder);
+    let weights = FixtureWeights::open(&folder.join("text_encoder"));
+    let prompts = prompts(&Reference::open(folder));
+    encode(&Weights::new(&weights, device), &config, &prompts, limits, progress)
+}
+
+fn go_on(_: usize, _: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn text_encoder_matches_the_reference_and_zeroes_padding() {
+    for folder in fixture_folders("wan_") {
+        let reference = Reference::open(&folder);
+        let [_, padded, dim] = reference.shape("text.last_hidden_state")[..] else { panic!() };
+        let states = reference.f32("text.last_hidden_state");
+        let heads = ["text.prompt_embeds_head", "text.negative_prompt_embeds_head"];
+        for (name, device) in devices() {
+            let embeds = encode_on(&folder, &device, Limits::default(), &mut go_on).unwrap();
+            for (i, (embeds, prompt)) in embeds.into_iter().zip(prompts(&reference)).enumerate() {
+                assert_eq!(embeds.dims(), [padded, dim]);
+                let what = format!("{} {name} {}", folder.display(), heads[i]);
+                let (actual, head) = (data(embeds), reference.f32(heads[i]));
+                assert_matches(&what, &actual[..head.len()], &head, TOLERANCE);
+                let valid = prompt.length * dim;
+                let expected = &states[i * padded * dim..][..valid];
+                assert_matches(&what, &actual[..valid], expected, TOLERANCE);
+                assert!(actual[valid..].iter().all(|&value| value == 0.0), "{what}: padding");
+            }
+        }
+    }
+}
+
+#[test]
+fn text_encoder_finds_the_embedding_under_either_name() {
+    let folder = &fixture_folders("wan_")[0];
+    let (config, prompts) = (umt5_config(folder), prompts(&Reference::open(folder)));
+    let mut weights = FixtureWeights::open(&folder.join("text_encoder"));
+    let [first, second] = ["shared.weight", "encoder.embed_tokens.weight"].map(|name| {
+        weights.rename_any(&["shared.weight", "encoder.embed_tokens.weight"], name);
+        let weights = Weights::new(&weights, &Device::flex());
+        let embeds = encode(&weights, &config, &prompts[..1], Limits::default(), &mut go_on);
+        data(embeds.unwrap().remove(0))
+    });
+    assert_eq!(first, second);
+}
+
+#[test]
+fn text_encoder_is_the_same_when_heads_are_taken_one_by_one() {
+    let folder = &fixture_folders("wan_")[0];
+    let device = Device::flex();
+    let all = encode_on(folder, &device, Limits::default(), &mut go_on).unwrap();
+    let single = encode_on(folder, &device, Limits { max_elements: 1 }, &mut go_on).unwrap();
+    for (all, single) in all.into_iter().zip(single) {
+        assert_matches("one head at a time", &data(single), &data(all), 1e-6);
+    }
+}
+
+#[test]
+fn text_encoder_reports_every_block_and_stops_when_asked() {
+    let folder = &fixture_folders("wan_")[0];
+    let layers = umt5_config(folder).num_layers;
+    let mut seen = Vec::new();
+    let mut count = |done, total| {
+        seen.push((done, total));
+        ControlFlow::Continue(())
+    };
+    encode_on(folder, &Device::flex(), Limits::default(), &mut count).unwrap();
+    assert_eq!(seen, (1..=layers).map(|done| (done, layers)).collect::<Vec<_>>());
+    let mut stop = |_, _| ControlFlow::Break(());
+    let result = encode_on(folder, &Device::flex(), Limits::default(), &mut stop);
+    assert!(matches!(result, Err(EncodeError::Canceled)));
+}
+
+#[test]
+fn text_encoder_refuses_an_id_outside_its_vocabulary() {
+    let folder = &fixture_folders("wan_")[0];
+    let config = umt5_config(folder);
+    let weights = FixtureWeights::open(&folder.join("text_encoder"));
+    let prompt = TokenIds { ids: vec![1, u32::MAX], length: 2 };
+    let weights = Weights::new(&weights, &Device::flex());
+    let result = encode(&weights, &config, &[prompt], Limits::default(), &mut go_on);
+    let message = result.unwrap_err().to_string();
+    assert!(message.starts_with("token id 4294967295 is outside"), "{message}");
+}
+
+/// What one folder's transformer computes for both samples of the reference: the output, and the
+/// intermediate tensors by name.
+fn transform(folder: &Path, device: &Device, limits: Limits) -> BTreeMap<String, Vec<f32>> {
+    let reference = Reference::open(folder);
+    let config = wan_config(folder);
+    let weights = FixtureWeights::open(&folder.join("transformer"));
+    let weights = Weights::new(&weights, device);
+    let transformer = WanTransformer::load(&weights, &config, limits, &mut |_, _| ())
+        .expect("a complete checkpoint");
+    let timesteps = reference.f32("transformer.timestep");
+    let [_, c, t, h, w] = reference.shape("transformer.hidden_states")[..] else { panic!() };
+    let [_, tokens, dim] = reference.shape("transformer.encoder_hidden_states")[..] else {
+        panic!()
+    };
+    let mut seen: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    for (i, &timestep) in timesteps.iter().enumerate() {
+        let latent = sample(&reference, "transformer.hidden_states", i, [c, t, h, w], device);
+        let embeds =
+            sample(&reference, "transformer.encoder_hidden_states", i, [tokens, dim], device);
+        let mut observe = |name: &str, value: Tensor<2>| {
+            seen.entry(name.to_owned()).or_default().extend(data(value));
+        };
+        let mut trace = Trace::to(&mut observe);
+        let context = transformer.text_context(embeds, &mut trace);
+        let output = transformer.forward_traced(latent, timestep, &context, &mut trace);
+        assert_eq!(output.dims(), [config.out_channels, t, h, w]);
+        seen.entry("output".to_owned()).or_default().extend(data(output));
+    }
+    seen
+}
+
+/// Compares all tensors of the reference that the transformer shows; returns how many.
+fn compare(folder: &Path, what: &str, seen: &BTreeMap<String, Vec<f32>>) -> usize {
+    let reference = Reference::open(folder);
+    let mut compared = 0;
+    for (name, actual) in seen {
+        let key = format!("transformer.{name}");
+        if !reference.has(&key) {
+            continue;
+        }
+        let (mut expected, shape) = (reference.f32(&key), reference.shape(&key));
+        let mut actual = actual.clone();
+        if name == "patch_embedding" {
+            expected = channels_last(&expected, shape[0], shape[1]);
+        }
+        if name == "text" {
+            // The reference keeps the first rows of each sample.
+            let kept = expected.len() / shape[0];
+            let rows = actual.len() / shape[0];
+            actual = actual.chunks(rows).flat_map(|sample| sample[..kept].to_vec()).collect();
+        }
+        assert_matches(
+            &format!("{} {what} {name}", folder.display()),
+            &actual,
+            &expected,
+            TOLERANCE,
+        );
+        compared += 1;
+    }
+    compared
+}
+
+/// `[batch, channels, …]` to `[batch, …, channels]`.
+fn channels_last(values: &[f32], batch: usize, channels: usize) -> Vec<f32> {
+    let pixels = values.len() / (batch * channels);
+    let at = |i: usize| {
+        let (sample, pixel, channel) =
+            (i / (pixels * channels), i / channels % pixels, i % channels);
+        values[(sample * channels + channel) * pixels + pixel]
+    };
+    (0..values.len()).map(at).collect()
+}
+
+#[test]
+fn transformer_matches_the_reference_step_by_step() {
+    for folder in fixture_folders("wan_") {
+        for (name, device) in devices() {
+            let seen = transform(&folder, &device, Limits::default());
+            let compared = compare(&folder, name, &seen);
+            let least = if Reference::open(&folder).has("transformer.temb") { 13 } else { 1 };
+            assert!(compared >= least, "{}: {compared} tensors compared", folder.display());
+        }
+    }
+}
+
+#[test]
+fn transformer_matches_the_reference_when_tokens_are_held_in_parts() {
+    for folder in fixture_folders("wan_") {
+        let config = wan_config(&folder);
+        // Parts of five tokens, of which the feed-forward layer takes fewer at once.
+        let limits = Limits { max_elements: 5 * config.dim() };
+        for (name, device) in devices() {
+            compare(&folder, &format!("{name} in parts"), &transform(&folder, &device, limits));
+        }
+    }
+}
+
+#[test]
+fn rotation_is_the_references_table() {
+    for folder in fixture_folders("wan_") {
+        let reference = Reference::open(&folder);
+        if !reference.has("transformer.rope_cos") {
+            continue;
+        }
+        let [_, _, t, h, w] = reference.shape("transformer.hidden_states")[..] else { panic!() };
+        let head_dim = reference.shape("transformer.rope_cos")[3];
+        let spatial = 2 * (head_dim / 6);
+        let grid = RopeGrid::new(
+            RopeAxis::indices(t, head_dim - 2 * spatial),
+            RopeAxis::indices(h / 2, spatial),
+            RopeAxis::indices(w / 2, spatial),
+        );
+        let rotation = grid.rotation(0..grid.tokens(), &Device::flex());
+        for (name, table) in [("cos", rotation.cos), ("sin", rotation.sin)] {
+            // The reference repeats each value for both channels of a pair.
+            let expected = reference.f32(&format!("transformer.rope_{name}"));
+            let expected: Vec<f32> = expected.chunks(2).map(|pair| pair[0]).collect();
+            assert_matches(name, &data(table), &expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let folder = &fixture_folders("wan_")[0];
+    let mut json = json_of(folder, "transformer");
+    json["num_layers"] = json!(json["num_layers"].as_u64().unwrap() + 1);
+    let config = WanConfig::from_json(&json).unwrap();
+    let weights = FixtureWeights::open(&folder.join("transformer"));
+    let weights = Weights::new(&weights, &Device::flex());
+    let error = WanTransformer::load(&weights, &config, Limits::default(), &mut |_, _| ());
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("attn1.to_q.weight\" is missing"), "{message}");
+}
+
+#[test]
+fn cross_attention_needs_no_normalization() {
+    let folder = &fixture_folders("wan_")[0];
+    let mut json = json_of(folder, "transformer");
+    json["cross_attn_norm"] = json!(false);
+    let config = WanConfig::from_json(&json).unwrap();
+    assert!(!config.parameter_shapes().iter().any(|(name, _)| name.contains("norm2")));
+    let (weights, device) = (FixtureWeights::open(&folder.join("transformer")), Device::flex());
+    let weights = Weights::new(&weights, &device);
+    let transformer =
+        WanTransformer::load(&weights, &config, Limits::default(), &mut |_, _| ()).unwrap();
+    let ones = Tensor::ones([config.in_channels, 1, 2, 2], &device);
+    let mut seen: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    let mut observe =
+        |name: &str, value: Tensor<2>| drop(seen.insert(name.to_owned(), data(value)));
+    let mut trace = Trace::to(&mut observe);
+    let context = transformer.text_context(Tensor::ones([3, config.text_dim], &device), &mut trace);
+    transformer.forward_traced(ones, 500.0, &context, &mut trace);
+    let rms = |x: &[f32]| (x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32).sqrt();
+    assert!((rms(&seen["block0.norm1"]) - 1.0).abs() < 1e-3);
+    assert!((rms(&seen["block0.norm2"]) - 1.0).abs() > 1e-3, "norm2 is the hidden state itself");
+}
