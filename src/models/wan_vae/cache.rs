@@ -1,0 +1,70 @@
+//! What the causal convolutions remember of earlier chunks.
+
+use burn::tensor::Tensor;
+
+/// Frames a window of three reaches back.
+pub(super) const HISTORY_FRAMES: usize = 2;
+
+/// The memory of every convolution that looks back in time, in the order of the forward pass.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    slots: Vec<Slot>,
+    cursor: usize,
+}
+
+impl Cache {
+    /// To be called before each chunk.
+    pub(super) fn rewind(&mut self) {
+        self.cursor = 0;
+    }
+
+    /// The memory of the next convolution.
+    pub(super) fn next(&mut self) -> &mut Slot {
+        if self.cursor == self.slots.len() {
+            self.slots.push(Slot::default());
+        }
+        self.cursor += 1;
+        &mut self.slots[self.cursor - 1]
+    }
+}
+
+/// The memory of one convolution.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    passed: bool,
+    history: Option<Tensor<4>>,
+}
+
+impl Slot {
+    /// Whether this is the first chunk; true once.
+    ///
+    /// Resampling in time lets the first frame of a video pass.
+    pub(super) fn is_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.passed, true)
+    }
+
+    /// The last input frames of the chunks before, `[channels, 1 or 2, height, width]`.
+    pub(super) fn history(&self) -> Option<Tensor<4>> {
+        self.history.clone()
+    }
+
+    /// Keeps the last frames of `x [channels, frames, height, width]`.
+    ///
+    /// They are copied by concatenation, because a slice may keep the whole tensor alive.
+    pub(super) fn remember(&mut self, x: &Tensor<4>) {
+        let frames = x.dims()[1];
+        let last = x.clone().narrow(1, frames - 1, 1);
+        let before = if frames > 1 {
+            Some(x.clone().narrow(1, frames - 2, 1))
+        } else {
+            self.history.take().map(|history| {
+                let kept = history.dims()[1];
+                history.narrow(1, kept - 1, 1)
+            })
+        };
+        self.history = Some(match before {
+            Some(before) => Tensor::cat(vec![before, last], 1),
+            None => last,
+        });
+    }
+}

@@ -1,0 +1,277 @@
+//! Decoding large frames in overlapping tiles that are blended into each other.
+//!
+//! A tile is decoded from its first to its last frame before the next one, so that the device
+//! holds the memory of one tile only. The host holds the video (4 bytes per value) and, of the
+//! tiles, one whole, the strip it shares with its right neighbor, and a row of strips shared with
+//! the row below.
+
+use super::{WanVaeConfig, WanVaeDecoder, WanVaeError};
+use super::{decode_peak_bytes, largest_tensor_elements};
+use crate::models::ConfigError;
+use burn::tensor::{Tensor, TensorData};
+
+/// Size and distance of tiles, `[height, width]` in latents; neighbors share the difference.
+///
+/// Each tile sees zeros beyond its own border, so its result differs from that of the whole frame;
+/// the shared pixels fade from one tile into the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    size: [usize; 2],
+    stride: [usize; 2],
+    /// Pixels per latent.
+    factor: usize,
+}
+
+impl Tiling {
+    /// Tiles of 256×256 pixels, 192 apart (both rounded down to whole latents).
+    pub fn standard(config: &WanVaeConfig) -> Self {
+        Self::of_pixels(config, 256, 192)
+    }
+
+    /// Tiles of `size` pixels, `stride` pixels apart, `[height, width]` each.
+    ///
+    /// # Errors
+    ///
+    /// If a value is no multiple of the pixels per latent, zero, or a stride exceeds its size.
+    pub fn new(
+        config: &WanVaeConfig,
+        size: [usize; 2],
+        stride: [usize; 2],
+    ) -> Result<Self, ConfigError> {
+        let factor = config.spatial_factor();
+        let check = |holds, field, actual: usize, expected| {
+            let actual = actual.to_string();
+            if holds { Ok(()) } else { Err(ConfigError { field, actual, expected }) }
+        };
+        let names = [
+            ("tile_sample_min_height", "tile_sample_stride_height"),
+            ("tile_sample_min_width", "tile_sample_stride_width"),
+        ];
+        for ((size, stride), (size_name, stride_name)) in size.into_iter().zip(stride).zip(names) {
+            let whole = |pixels: usize| pixels > 0 && pixels.is_multiple_of(factor);
+            let expected = "expected a positive multiple of the pixels per latent";
+            check(whole(size), size_name, size, expected)?;
+            check(whole(stride), stride_name, stride, expected)?;
+            check(stride <= size, stride_name, stride, "expected no more than the tile")?;
+        }
+        let latents = |pixels: [usize; 2]| pixels.map(|pixels| pixels / factor);
+        Ok(Self { size: latents(size), stride: latents(stride), factor })
+    }
+
+    /// The largest of a few tilings with which no tensor exceeds `max_elements` and decoding
+    /// stays within `max_bytes` ([`decode_peak_bytes`]); `None` if the whole frame does.
+    ///
+    /// If none does, the smallest one.
+    pub fn within(
+        config: &WanVaeConfig,
+        [latent_height, latent_width]: [usize; 2],
+        max_elements: u64,
+        max_bytes: u64,
+    ) -> Option<Self> {
+        let fits = |height, width| {
+            largest_tensor_elements(config, height, width) <= max_elements
+                && decode_peak_bytes(config, height, width) <= max_bytes
+        };
+        if fits(latent_height, latent_width) {
+            return None;
+        }
+        let candidates = [512, 384, 256, 192, 128, 64].map(|size| {
+            // An overlap of a quarter, but at least what two convolutions at latent size see.
+            Self::of_pixels(config, size, size - (size / 4).max(32))
+        });
+        let fitting = candidates.iter().find(|tiling| fits(tiling.size[0], tiling.size[1]));
+        fitting.or(candidates.last()).copied()
+    }
+
+    fn of_pixels(config: &WanVaeConfig, size: usize, stride: usize) -> Self {
+        let factor = config.spatial_factor();
+        let latents = |pixels: usize| [(pixels / factor).max(1); 2];
+        Self { size: latents(size), stride: latents(stride), factor }
+    }
+
+    /// `[height, width]` of a tile in latents.
+    pub fn latent_size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// Whether a latent of that size takes more than one tile.
+    pub(super) fn splits(&self, latent_height: usize, latent_width: usize) -> bool {
+        latent_height > self.size[0] || latent_width > self.size[1]
+    }
+
+    /// Pixels that neighbors share, `[height, width]`.
+    fn overlap(&self) -> [usize; 2] {
+        [0, 1].map(|axis| (self.size[axis] - self.stride[axis]) * self.factor)
+    }
+}
+
+/// Pixels on the host, `[planes, height, width]`: a plane is one channel of one frame.
+#[derive(Clone, Debug)]
+struct Image {
+    planes: usize,
+    height: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Image {
+    fn new(planes: usize, height: usize, width: usize) -> Self {
+        Self { planes, height, width, values: vec![0.0; planes * height * width] }
+    }
+
+    fn row(&self, plane: usize, row: usize) -> &[f32] {
+        &self.values[(plane * self.height + row) * self.width..][..self.width]
+    }
+
+    fn row_mut(&mut self, plane: usize, row: usize) -> &mut [f32] {
+        &mut self.values[(plane * self.height + row) * self.width..][..self.width]
+    }
+
+    /// The part of `height × width` that begins at `(top, left)`.
+    fn part(&self, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Self {
+        let mut part = Self::new(self.planes, height, width);
+        for plane in 0..self.planes {
+            for row in 0..height {
+                let source = &self.row(plane, top + row)[left..][..width];
+                part.row_mut(plane, row).copy_from_slice(source);
+            }
+        }
+        part
+    }
+
+    /// Puts as much of `part` as fits at `(top, left)`, but no more than `limit`.
+    fn put(&mut self, part: &Self, [top, left]: [usize; 2], limit: [usize; 2]) {
+        let height = part.height.min(limit[0]).min(self.height - top);
+        let width = part.width.min(limit[1]).min(self.width - left);
+        for plane in 0..self.planes {
+            for row in 0..height {
+                let source = &part.row(plane, row)[..width];
+                self.row_mut(plane, top + row)[left..][..width].copy_from_slice(source);
+            }
+        }
+    }
+
+    /// Fades from the last rows of `above` into the first ones of this image.
+    fn blend_top(&mut self, above: &Self) {
+        let shared = above.height.min(self.height);
+        for plane in 0..self.planes {
+            for row in 0..shared {
+                let theirs = above.row(plane, above.height - shared + row);
+                let (own, other) = fade(row, shared);
+                for (value, theirs) in self.row_mut(plane, row).iter_mut().zip(theirs) {
+                    *value = theirs * other + *value * own;
+                }
+            }
+        }
+    }
+
+    /// Fades from the last columns of `left` into the first ones of this image.
+    fn blend_left(&mut self, left: &Self) {
+        let shared = left.width.min(self.width);
+        for plane in 0..self.planes {
+            for row in 0..self.height {
+                let theirs = &left.row(plane, row)[left.width - shared..];
+                for (column, value) in self.row_mut(plane, row)[..shared].iter_mut().enumerate() {
+                    let (own, other) = fade(column, shared);
+                    *value = theirs[column] * other + *value * own;
+                }
+            }
+        }
+    }
+}
+
+/// Weights of a tile and of its neighbor at pixel `index` of `shared` ones.
+fn fade(index: usize, shared: usize) -> (f32, f32) {
+    let own = index as f64 / shared as f64;
+    (own as f32, (1.0 - own) as f32)
+}
+
+/// [`WanVaeDecoder::decode`] in tiles: they are decoded and blended in raster order.
+///
+/// A tile is blended with the one above and then with the one on the left, each as it is after its
+/// own blending; what it shares with the next ones is kept before it is cropped.
+pub(super) fn decode_tiles<E: From<WanVaeError>>(
+    decoder: &WanVaeDecoder,
+    latent: &Tensor<4>,
+    tiling: Tiling,
+    sink: &mut dyn FnMut(Tensor<4>) -> Result<(), E>,
+) -> Result<(), E> {
+    let [_, latent_frames, height, width] = latent.dims();
+    let frames = decoder.config().frames(latent_frames);
+    let factor = tiling.factor;
+    let keep = tiling.stride.map(|latents| latents * factor);
+    let mut canvas = Image::new(3 * frames, height * factor, width * factor);
+    let mut above: Vec<Image> = Vec::new();
+    for top in (0..height).step_by(tiling.stride[0]) {
+        let (mut below, mut left): (Vec<Image>, Option<Image>) = (Vec::new(), None);
+        for (column, start) in (0..width).step_by(tiling.stride[1]).enumerate() {
+            let part = latent.clone().narrow(2, top, tiling.size[0].min(height - top));
+            let part = part.narrow(3, start, tiling.size[1].min(width - start));
+            let mut tile = decode_tile(decoder, &part)?;
+            if let Some(above) = above.get(column) {
+                tile.blend_top(above);
+            }
+            if let Some(left) = &left {
+                tile.blend_left(left);
+            }
+            let shared_h = tiling.overlap()[0].min(tile.height);
+            let shared_w = tiling.overlap()[1].min(tile.width);
+            below.push(tile.part([tile.height - shared_h, 0], [shared_h, tile.width]));
+            left = Some(tile.part([0, tile.width - shared_w], [tile.height, shared_w]));
+            canvas.put(&tile, [top * factor, start * factor], keep);
+        }
+        above = below;
+    }
+    send(decoder, &canvas, frames, sink)
+}
+
+/// All frames of one tile, `[3·frames, height, width]`, not clamped.
+fn decode_tile(decoder: &WanVaeDecoder, latent: &Tensor<4>) -> Result<Image, WanVaeError> {
+    let [_, latent_frames, height, width] = latent.dims();
+    let frames = decoder.config().frames(latent_frames);
+    let factor = decoder.config().spatial_factor();
+    let mut tile = Image::new(3 * frames, height * factor, width * factor);
+    let plane = tile.height * tile.width;
+    let mut stream = decoder.stream();
+    let mut done = 0;
+    for frame in 0..latent_frames {
+        let chunk = stream.decode_unclamped(latent.clone().narrow(1, frame, 1), &mut |_, _| {});
+        let count = chunk.dims()[1];
+        let values = read(chunk)?;
+        for (channel, values) in values.chunks_exact(count * plane).enumerate() {
+            let start = (channel * frames + done) * plane;
+            tile.values[start..][..values.len()].copy_from_slice(values);
+        }
+        done += count;
+    }
+    Ok(tile)
+}
+
+fn read(tensor: Tensor<4>) -> Result<Vec<f32>, WanVaeError> {
+    let device = |message: String| WanVaeError::Device { message };
+    let data = tensor.try_into_data().map_err(|err| device(format!("{err:?}")))?;
+    data.try_into_vec::<f32>().map_err(|err| device(format!("{err:?}")))
+}
+
+/// Hands out the finished frames as decoding without tiles does.
+fn send<E: From<WanVaeError>>(
+    decoder: &WanVaeDecoder,
+    canvas: &Image,
+    frames: usize,
+    sink: &mut dyn FnMut(Tensor<4>) -> Result<(), E>,
+) -> Result<(), E> {
+    let plane = canvas.height * canvas.width;
+    let mut start = 0;
+    while start < frames {
+        let count = if start == 0 { 1 } else { decoder.config().temporal_factor() };
+        let mut values = Vec::with_capacity(3 * count * plane);
+        for channel in 0..3 {
+            let first = (channel * frames + start) * plane;
+            values.extend_from_slice(&canvas.values[first..][..count * plane]);
+        }
+        let data = TensorData::new(values, [3, count, canvas.height, canvas.width]);
+        sink(Tensor::from_data(data, decoder.device()).clamp(-1.0, 1.0))?;
+        start += count;
+    }
+    Ok(())
+}
