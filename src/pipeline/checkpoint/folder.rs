@@ -1,0 +1,275 @@
+//! A model in the diffusers layout: `model_index.json` and one folder per component.
+
+use super::error::{quoted, shorten};
+use super::{Checkpoint, CheckpointError, config_from_json, locate, read_json};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Values of `_class_name` that can be run.
+const PIPELINES: [&str; 1] = ["WanPipeline"];
+
+/// Switches of later models under the same class name; on, they change the computation.
+const UNSUPPORTED_OPTIONS: [&str; 2] = ["expand_timesteps", "boundary_ratio"];
+
+/// The parts of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ComponentKind {
+    /// The denoiser.
+    Transformer,
+    /// Between video and latent.
+    Vae,
+    /// From tokens to embeddings.
+    TextEncoder,
+    /// From text to tokens.
+    Tokenizer,
+    /// Noise levels and steps.
+    Scheduler,
+}
+
+impl ComponentKind {
+    /// Every component of a pipeline.
+    pub const ALL: [Self; 5] =
+        [Self::Transformer, Self::Vae, Self::TextEncoder, Self::Tokenizer, Self::Scheduler];
+
+    /// Key in `model_index.json` and name of the folder.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Vae => "vae",
+            Self::TextEncoder => "text_encoder",
+            Self::Tokenizer => "tokenizer",
+            Self::Scheduler => "scheduler",
+        }
+    }
+
+    /// Name of the configuration in the folder.
+    pub const fn config_file(self) -> &'static str {
+        match self {
+            Self::Transformer | Self::Vae | Self::TextEncoder => "config.json",
+            Self::Tokenizer => "tokenizer_config.json",
+            Self::Scheduler => "scheduler_config.json",
+        }
+    }
+
+    /// Name of the weights without `.safetensors`, for components that have weights.
+    pub const fn weights_stem(self) -> Option<&'static str> {
+        match self {
+            Self::Transformer | Self::Vae => Some("diffusion_pytorch_model"),
+            Self::TextEncoder => Some("model"),
+            Self::Tokenizer | Self::Scheduler => None,
+        }
+    }
+}
+
+/// A model on disk; opening reads `model_index.json` only.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+    class_name: String,
+    index: Map<String, Value>,
+    /// Components that a packed model left where they were, by name.
+    references: BTreeMap<String, PathBuf>,
+}
+
+/// File in which a packed model says where its other components are.
+pub const REFERENCES_FILE: &str = "qvgen.json";
+
+/// One component: where it is and how it is configured.
+#[derive(Clone, Debug)]
+pub struct Component {
+    /// Which one.
+    pub kind: ComponentKind,
+    /// Its class according to `model_index.json`, such as `WanTransformer3DModel`.
+    pub class_name: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Contents of its configuration file, an object.
+    pub config: Value,
+}
+
+impl ModelFolder {
+    /// Opens the model at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If it is no model folder, or a pipeline that this program does not implement.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let not_a_model = |problem: &str| CheckpointError::NotAModelFolder {
+            problem: problem.to_owned(),
+            path: path.to_owned(),
+        };
+        if !path.exists() {
+            return Err(not_a_model("there is nothing here"));
+        }
+        if !path.is_dir() {
+            return Err(not_a_model("this is no folder"));
+        }
+        let index_path = path.join("model_index.json");
+        if !index_path.exists() {
+            return Err(not_a_model("the folder has no model_index.json"));
+        }
+        let index: Map<String, Value> = config_from_json(&read_json(&index_path)?, &index_path)?;
+        let class_name = match index.get("_class_name") {
+            Some(Value::String(name)) => name.clone(),
+            other => {
+                let found = other.map_or_else(|| "missing".to_owned(), ToString::to_string);
+                return Err(CheckpointError::Config {
+                    key: "_class_name".to_owned(),
+                    problem: format!(
+                        "\"_class_name\" is {}, expected the name of a pipeline",
+                        shorten(&found)
+                    ),
+                    path: index_path,
+                });
+            }
+        };
+        let references = read_references(&path.join(REFERENCES_FILE))?;
+        let folder = Self { path: path.to_owned(), class_name, index, references };
+        folder.check_supported(&index_path)?;
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Class of the pipeline, such as `WanPipeline`.
+    pub fn class_name(&self) -> &str {
+        &self.class_name
+    }
+
+    /// The component `kind` with its configuration.
+    ///
+    /// # Errors
+    ///
+    /// If `model_index.json` or the folder lacks it, or its configuration is unusable.
+    pub fn component(&self, kind: ComponentKind) -> Result<Component, CheckpointError> {
+        let missing = |problem, path: PathBuf| CheckpointError::MissingComponent {
+            component: kind.name(),
+            problem,
+            path,
+        };
+        let class_name = self.index.get(kind.name()).and_then(class_of).ok_or_else(|| {
+            missing("model_index.json does not name its class", self.path.join("model_index.json"))
+        })?;
+        // A relative reference starts at the model's folder, an absolute one stands for itself.
+        let reference = self.references.get(kind.name()).map(PathBuf::as_path);
+        let path = self.path.join(reference.unwrap_or(Path::new(kind.name())));
+        if !path.is_dir() {
+            return Err(missing("it has no folder", path));
+        }
+        let config_path = path.join(kind.config_file());
+        if !config_path.exists() {
+            return Err(missing("its configuration is not there", config_path));
+        }
+        let config: Map<String, Value> = config_from_json(&read_json(&config_path)?, &config_path)?;
+        Ok(Component { kind, class_name: class_name.to_owned(), path, config: config.into() })
+    }
+
+    /// Refuses what would load but compute something else.
+    fn check_supported(&self, index_path: &Path) -> Result<(), CheckpointError> {
+        let unsupported = |found: String, supported: String| CheckpointError::Unsupported {
+            found,
+            supported,
+            path: index_path.to_owned(),
+        };
+        if !PIPELINES.contains(&&*self.class_name) {
+            let found = format!("pipeline {}", quoted(&self.class_name));
+            return Err(unsupported(found, PIPELINES.join(", ")));
+        }
+        for (key, value) in &self.index {
+            let is_known = ComponentKind::ALL.iter().any(|kind| kind.name() == key);
+            if let (Some(class), false) = (class_of(value), is_known) {
+                let names = ComponentKind::ALL.map(ComponentKind::name).join(", ");
+                let found = format!("component {} of class {}", quoted(key), quoted(class));
+                return Err(unsupported(found, names));
+            }
+            let is_off = matches!(value, Value::Null | Value::Bool(false));
+            if UNSUPPORTED_OPTIONS.contains(&key.as_str()) && !is_off {
+                let found = format!("option {key:?} = {}", shorten(&value.to_string()));
+                return Err(unsupported(found, "models without it".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `components` of the file at `path`, if there is one.
+fn read_references(path: &Path) -> Result<BTreeMap<String, PathBuf>, CheckpointError> {
+    #[derive(serde::Deserialize)]
+    struct References {
+        #[serde(default)]
+        components: BTreeMap<String, PathBuf>,
+    }
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let references: References = config_from_json(&read_json(path)?, path)?;
+    Ok(references.components)
+}
+
+/// The class in an entry `[library, class]`; absent components are `[null, null]`.
+fn class_of(entry: &Value) -> Option<&str> {
+    match entry.as_array()?.as_slice() {
+        [_library, class] => class.as_str(),
+        _ => None,
+    }
+}
+
+impl Component {
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.path.join(self.kind.config_file())
+    }
+
+    /// The configuration as `T`.
+    ///
+    /// # Errors
+    ///
+    /// See [`config_from_json`].
+    pub fn config_as<T: DeserializeOwned>(&self) -> Result<T, CheckpointError> {
+        config_from_json(&self.config, &self.config_path())
+    }
+
+    /// Refuses components of any class but `supported`.
+    ///
+    /// # Errors
+    ///
+    /// If the class is another one; the message names both.
+    pub fn require_class(&self, supported: &[&str]) -> Result<(), CheckpointError> {
+        if supported.contains(&&*self.class_name) {
+            return Ok(());
+        }
+        Err(CheckpointError::Unsupported {
+            found: format!("{} {}", self.kind.name(), quoted(&self.class_name)),
+            supported: supported.join(", "),
+            path: self.path.clone(),
+        })
+    }
+
+    /// Opens the weights.
+    ///
+    /// # Errors
+    ///
+    /// If there are none in safetensors format, or a file is damaged.
+    ///
+    /// # Panics
+    ///
+    /// If the component is of a kind without weights.
+    pub fn weights(&self) -> Result<Checkpoint, CheckpointError> {
+        let stem = self.kind.weights_stem();
+        let stem = stem.unwrap_or_else(|| panic!("a {} has no weights", self.kind.name()));
+        let checkpoint = Checkpoint::open(&locate::weights_in(&self.path, stem)?)?;
+        Ok(match self.kind {
+            // One table under two names; savers keep either.
+            ComponentKind::TextEncoder => {
+                let names = ["shared.weight", "encoder.embed_tokens.weight"];
+                checkpoint.with_alias(names[0], names[1]).with_alias(names[1], names[0])
+            }
+            _ => checkpoint,
+        })
+    }
+}

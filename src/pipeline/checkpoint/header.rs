@@ -1,0 +1,181 @@
+//! The header of a safetensors file: `u64` length, then JSON, then the tensors without gaps.
+//!
+//! Format: <https://huggingface.co/docs/safetensors>, section "Format".
+
+use super::error::quoted;
+use super::json::UniqueMap;
+use super::{CheckpointError, Dtype, dtype};
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+/// Largest header accepted, the limit of the reference implementation.
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// More dimensions than any tensor has; longer lists are garbage.
+const MAX_DIMS: usize = 16;
+
+/// Type, shape and place of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// From the end of the header.
+    start: u64,
+    len: u64,
+}
+
+impl TensorInfo {
+    /// How elements are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Outermost dimension first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Product of the shape.
+    pub fn elements(&self) -> u64 {
+        // The bits fit: they were computed as u64 when the header was checked.
+        self.len * 8 / self.dtype.bitsize() as u64
+    }
+
+    /// Size in the file.
+    pub fn byte_len(&self) -> u64 {
+        self.len
+    }
+
+    /// First byte, counted from the end of the header.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+}
+
+/// Everything a header says, checked.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+impl Header {
+    /// Checks `text` against a file with `data_len` bytes after the header.
+    pub(super) fn parse(bytes: &[u8], data_len: u64, path: &Path) -> Result<Self, CheckpointError> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|err| CheckpointError::header(format!("its header is {err}"), path))?;
+        let raw: RawHeader = serde_json::from_str(text)
+            .map_err(|err| CheckpointError::header(format!("its header says {err}"), path))?;
+        let mut tensors = BTreeMap::new();
+        for (name, entry) in raw.tensors.0 {
+            let info =
+                entry.checked().map_err(|problem| CheckpointError::tensor(&name, problem, path))?;
+            tensors.insert(name, info);
+        }
+        check_places(&tensors, data_len, path)?;
+        Ok(Self { tensors, metadata: raw.metadata })
+    }
+}
+
+/// Tensors must follow each other without gap or overlap and end where the file ends.
+fn check_places(
+    tensors: &BTreeMap<String, TensorInfo>,
+    data_len: u64,
+    path: &Path,
+) -> Result<(), CheckpointError> {
+    let mut places: Vec<(u64, u64, &str)> =
+        tensors.iter().map(|(name, info)| (info.start, info.start + info.len, &**name)).collect();
+    places.sort_unstable();
+    let mut end = 0;
+    for (start, next, name) in places {
+        if start != end {
+            let what = if start < end { "overlaps another" } else { "leaves a gap before it" };
+            return Err(CheckpointError::tensor(name, what, path));
+        }
+        if next > data_len {
+            let problem = format!("ends at byte {next} of the data, the file has {data_len}");
+            return Err(CheckpointError::tensor(name, problem, path));
+        }
+        end = next;
+    }
+    if end != data_len {
+        let problem = format!("its tensors take {end} bytes, the file has {data_len}");
+        return Err(CheckpointError::header(problem, path));
+    }
+    Ok(())
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl RawTensor {
+    fn checked(self) -> Result<TensorInfo, String> {
+        if self.shape.len() > MAX_DIMS {
+            return Err(format!("has {} dimensions, more than {MAX_DIMS}", self.shape.len()));
+        }
+        let name: StrDeserializer<'_, ValueError> = self.dtype.as_str().into_deserializer();
+        let dtype = Dtype::deserialize(name)
+            .map_err(|_| format!("has the unknown type {}", quoted(&self.dtype)))?;
+        let shape: Vec<usize> = self
+            .shape
+            .iter()
+            .map(|&dim| usize::try_from(dim))
+            .collect::<Result<_, _>>()
+            .map_err(|_| format!("has shape {:?}, too large for this machine", self.shape))?;
+        let expected = dtype::byte_len(dtype, &shape)?;
+        let [start, end] = self.data_offsets;
+        match end.checked_sub(start) {
+            None => Err(format!("ends at byte {end}, before its start {start}")),
+            Some(len) if len != expected => {
+                Err(format!("of {dtype} {shape:?} takes {expected} bytes, but {len} are stored"))
+            }
+            Some(len) => Ok(TensorInfo { dtype, shape, start, len }),
+        }
+    }
+}
+
+struct RawHeader {
+    tensors: UniqueMap<RawTensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let mut tensors = UniqueMap(BTreeMap::new());
+                let mut metadata = None;
+                while let Some(name) = map.next_key::<String>()? {
+                    if name != "__metadata__" {
+                        let tensor = map.next_value().map_err(|err| {
+                            A::Error::custom(format_args!("tensor {}: {err}", quoted(&name)))
+                        })?;
+                        tensors.insert(name, tensor)?;
+                    } else if metadata.replace(map.next_value::<UniqueMap<String>>()?).is_some() {
+                        return Err(A::Error::custom("\"__metadata__\" occurs twice"));
+                    }
+                }
+                let metadata = metadata.map_or_else(BTreeMap::new, |metadata| metadata.0);
+                Ok(RawHeader { tensors, metadata })
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
