@@ -1,0 +1,61 @@
+//! Settings that a model folder suggests for itself, in an optional `sampling.json`.
+
+use super::checkpoint::{CheckpointError, config_from_json, read_json};
+use serde::Deserialize;
+use std::path::Path;
+
+/// Values for what the user leaves out.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingDefaults {
+    /// A prompt that shows what the model can do; `None` if the user must give one.
+    pub prompt: Option<String>,
+    /// What the video should not show.
+    pub negative_prompt: String,
+    /// Frames.
+    pub frames: usize,
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance.
+    pub guidance_scale: f32,
+    /// Frames per second.
+    pub fps: f64,
+    /// Precision of the transformer.
+    pub bits: Option<String>,
+}
+
+impl Default for SamplingDefaults {
+    /// What Wan 2.1 was published with, at 480p.
+    fn default() -> Self {
+        Self {
+            prompt: None,
+            negative_prompt: String::new(),
+            frames: 81,
+            width: 832,
+            height: 480,
+            steps: 50,
+            guidance_scale: 5.0,
+            fps: 16.0,
+            bits: None,
+        }
+    }
+}
+
+impl SamplingDefaults {
+    /// The defaults of the model in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// If its `sampling.json` is unusable.
+    pub fn of(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join("sampling.json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        config_from_json(&read_json(&path)?, &path)
+    }
+}

@@ -1,0 +1,35 @@
+//! Files and loops: checkpoints, text, schedulers, videos, sampling.
+//!
+//! | step | module |
+//! |---|---|
+//! | open a model folder and check that its components fit | [`checkpoint`], [`model`], [`embedded`] |
+//! | text to token ids | [`prompt`], [`tokenizer`] |
+//! | settings, sizes and memory before any work | [`settings`], [`plan`] |
+//! | prompt to frames | [`sample`], [`scheduler`], [`noise`] |
+//! | frames to a file | [`video`], [`atomic`] |
+//! | full precision to packed codes | [`packed`], [`quantize`] |
+
+pub mod atomic;
+pub mod cancel;
+mod charsmap;
+pub mod checkpoint;
+pub mod defaults;
+pub mod embedded;
+mod error;
+mod ftfy;
+pub mod inspect;
+pub mod model;
+pub mod noise;
+pub mod packed;
+pub mod plan;
+pub mod prompt;
+pub mod quantize;
+pub mod sample;
+pub mod scheduler;
+mod sentencepiece;
+pub mod settings;
+pub mod tokenizer;
+mod tokenizer_json;
+pub mod video;
+
+pub use error::PipelineError;

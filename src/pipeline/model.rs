@@ -1,0 +1,220 @@
+//! A Wan text-to-video model: its components, checked against each other before any work.
+
+use super::PipelineError;
+use super::checkpoint::{Checkpoint, Component, ComponentKind, ModelFolder, config_from_json};
+use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
+use super::scheduler::SchedulerConfig;
+use super::tokenizer::Tokenizer;
+use crate::method::Rounding;
+use crate::models::umt5::Umt5Config;
+use crate::models::wan::WanConfig;
+use crate::models::wan_vae::WanVaeConfig;
+use crate::models::{ConfigError, LinearShape};
+use crate::nn::{WeightError, WeightSource};
+use std::path::Path;
+
+/// Tokens of a prompt: Wan's cross-attention always sees this many.
+pub const TEXT_TOKENS: usize = 512;
+
+/// An opened model folder; no weights are read yet.
+#[derive(Debug)]
+pub struct WanModel {
+    /// The folder.
+    pub folder: ModelFolder,
+    /// The denoiser's configuration.
+    pub transformer: WanConfig,
+    /// The autoencoder's configuration.
+    pub vae: WanVaeConfig,
+    /// The text encoder's configuration.
+    pub text_encoder: Umt5Config,
+    /// The scheduler's configuration.
+    pub scheduler: SchedulerConfig,
+}
+
+impl WanModel {
+    /// Opens the folder and checks every configuration, and that they fit together.
+    ///
+    /// # Errors
+    ///
+    /// If a file is missing or a value is not implemented.
+    pub fn open(path: &Path) -> Result<Self, PipelineError> {
+        let folder = ModelFolder::open(path)?;
+        let component = |kind, class: &str| {
+            let component = folder.component(kind)?;
+            component.require_class(&[class])?;
+            Ok::<_, PipelineError>(component)
+        };
+        let transformer = component(ComponentKind::Transformer, "WanTransformer3DModel")?;
+        let vae = component(ComponentKind::Vae, "AutoencoderKLWan")?;
+        let text_encoder = component(ComponentKind::TextEncoder, "UMT5EncoderModel")?;
+        let scheduler = folder.component(ComponentKind::Scheduler)?;
+        let vae_config: WanVaeConfig = config_from_json(&vae.config, &vae.config_path())?;
+        vae_config.validate().map_err(|problem| config_error(problem, &vae))?;
+        let model = Self {
+            transformer: WanConfig::from_json(&transformer.config)
+                .map_err(|problem| config_error(problem, &transformer))?,
+            vae: vae_config,
+            text_encoder: Umt5Config::from_json(&text_encoder.config)
+                .map_err(|problem| config_error(problem, &text_encoder))?,
+            scheduler: SchedulerConfig::from_json(&scheduler.config).map_err(|problem| {
+                PipelineError::SchedulerFile { problem, path: scheduler.config_path() }
+            })?,
+            folder,
+        };
+        model.check_fit()?;
+        Ok(model)
+    }
+
+    fn check_fit(&self) -> Result<(), PipelineError> {
+        let pairs = [
+            ("the transformer's in_channels", self.transformer.in_channels, self.vae.z_dim),
+            ("the transformer's out_channels", self.transformer.out_channels, self.vae.z_dim),
+            ("the transformer's text_dim", self.transformer.text_dim, self.text_encoder.d_model),
+        ];
+        let partners = ["the VAE's z_dim", "the VAE's z_dim", "the text encoder's d_model"];
+        for ((name, value, wanted), partner) in pairs.into_iter().zip(partners) {
+            if value != wanted {
+                let message = format!("{name} is {value} but {partner} is {wanted}");
+                return Err(PipelineError::Mismatch { message, path: self.folder.path().into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that everything a run will read is there, by the headers of the files: what would
+    /// fail after minutes of work fails now.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and tensor that is missing or has another shape.
+    pub fn check_files(&self) -> Result<(), PipelineError> {
+        self.tokenizer()?;
+        let components = [
+            (ComponentKind::TextEncoder, self.text_encoder.parameter_shapes()),
+            (ComponentKind::Transformer, self.transformer.parameter_shapes()),
+            (ComponentKind::Vae, self.vae.decoder_parameter_shapes()),
+        ];
+        for (kind, shapes) in components {
+            let weights = self.weights(kind, None, usize::MAX)?;
+            for (name, shape) in shapes {
+                weights.check(&name, &shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// If its files are missing or unusable.
+    pub fn tokenizer(&self) -> Result<Tokenizer, PipelineError> {
+        let component = self.folder.component(ComponentKind::Tokenizer)?;
+        Ok(Tokenizer::open(&component.path, self.text_encoder.vocab_size)?)
+    }
+
+    /// The parameters of a component, quantized while loading if `rounding` says so.
+    ///
+    /// # Errors
+    ///
+    /// If the files are unusable, or already quantized while `rounding` asks for it.
+    pub fn weights(
+        &self,
+        kind: ComponentKind,
+        rounding: Option<(&Rounding, Arithmetic)>,
+        max_elements: usize,
+    ) -> Result<ComponentWeights, PipelineError> {
+        let component = self.folder.component(kind)?;
+        let checkpoint = component.weights()?.with_max_elements(max_elements);
+        match (PackedCheckpoint::recognize(checkpoint)?, rounding) {
+            (Ok(packed), None) => Ok(ComponentWeights::Packed(packed)),
+            (Ok(packed), Some((rounding, _))) => Err(PipelineError::Setting(format!(
+                "the {} is already quantized to {}, so it cannot be quantized to {}; leave the \
+                 bits out, or use the full-precision model: {}",
+                kind.name(),
+                packed.manifest().precision,
+                rounding.scope.precision,
+                component.path.display()
+            ))),
+            (Err(checkpoint), None) => Ok(ComponentWeights::Full(checkpoint)),
+            (Err(checkpoint), Some((rounding, arithmetic))) => {
+                let rounding = rounding.clone();
+                Ok(ComponentWeights::Rounded(RoundingSource { checkpoint, rounding, arithmetic }))
+            }
+        }
+    }
+}
+
+fn names(layers: &[LinearShape]) -> impl Iterator<Item = &str> {
+    layers.iter().map(|layer| layer.name.as_str())
+}
+
+fn config_error(problem: ConfigError, component: &Component) -> PipelineError {
+    PipelineError::Config { problem, path: component.config_path() }
+}
+
+/// The parameters of a component in the form they were found or asked for.
+#[derive(Debug)]
+pub enum ComponentWeights {
+    /// Full precision.
+    Full(Checkpoint),
+    /// Full precision on disk, quantized while loading.
+    Rounded(RoundingSource),
+    /// Packed on disk.
+    Packed(PackedCheckpoint),
+}
+
+impl ComponentWeights {
+    /// The parameters.
+    pub fn source(&self) -> &dyn WeightSource {
+        match self {
+            Self::Full(source) => source,
+            Self::Rounded(source) => source,
+            Self::Packed(source) => source,
+        }
+    }
+
+    /// Precision of the quantized layers, such as `w4a4`; `full` if there are none.
+    pub fn precision(&self, layers: &[LinearShape]) -> String {
+        match self {
+            Self::Full(_) => "full".to_owned(),
+            Self::Rounded(source) => source.rounding.precision_of(names(layers)),
+            Self::Packed(source) => source.manifest().precision.clone(),
+        }
+    }
+
+    /// Whether the files are packed.
+    pub fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
+    /// Bytes of the weight of `layer` on the device, grids included.
+    pub fn weight_bytes(&self, layer: &LinearShape) -> u64 {
+        let (rows, columns) = (layer.out_features as u64, layer.in_features as u64);
+        let packed = match self {
+            Self::Full(_) => None,
+            Self::Rounded(source) if source.arithmetic == Arithmetic::FakeQuant => None,
+            Self::Rounded(source) => source
+                .rounding
+                .layer(&layer.name)
+                .map(|spec| (spec.weights.bits.get(), spec.weights.group_size)),
+            Self::Packed(source) => {
+                let entry = source.manifest().layers.get(&layer.name);
+                entry.map(|entry| (entry.bits, entry.group_size))
+            }
+        };
+        let values = rows.saturating_mul(columns);
+        packed.map_or(values.saturating_mul(4), |(bits, group_size)| {
+            let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
+            values / 8 * u64::from(bits) + rows * groups * 12
+        })
+    }
+
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(), WeightError> {
+        match self {
+            Self::Full(source) => source.check(name, shape),
+            Self::Rounded(source) => source.checkpoint.check(name, shape),
+            Self::Packed(source) => source.check(name, shape),
+        }
+    }
+}

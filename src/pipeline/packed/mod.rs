@@ -1,0 +1,24 @@
+//! The packed format: a model folder whose linear layers are stored as codes.
+//!
+//! The folder keeps the diffusers layout. The safetensors files of a packed component carry three
+//! metadata entries, `format` = `qvgen-packed`, `version` and `quantization` (a [`Manifest`] as
+//! JSON), and hold for every quantized layer
+//!
+//! | tensor | type and shape | meaning |
+//! |---|---|---|
+//! | `<layer>.codes` | U32 `[out_features, ceil(in_features/32) · bits]` | 32 codes in `bits` words |
+//! | `<layer>.scale` | F32 `[out_features, groups]` | distance between codes |
+//! | `<layer>.zero_point` | F32 `[out_features, groups]` | code of zero, real-valued |
+//! | `<layer>.code_sum` | I32 `[out_features, groups]` | for the zero-point correction |
+//! | `<layer>.bias` | as in the source | |
+//!
+//! All other tensors are copied as they were. A reader refuses what it does not implement, by
+//! name: another version, scheme, width or granularity is an error and not a wrong video.
+
+mod manifest;
+mod reader;
+mod rounding;
+
+pub use manifest::{ActivationEntry, FORMAT, LayerEntry, Manifest, ManifestError, VERSION};
+pub use reader::PackedCheckpoint;
+pub use rounding::{Arithmetic, RoundingSource};

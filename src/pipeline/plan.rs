@@ -1,0 +1,248 @@
+//! What a run will take, estimated from configurations before anything is loaded.
+
+use super::PipelineError;
+use super::model::{ComponentWeights, TEXT_TOKENS, WanModel};
+use super::settings::{SampleSettings, TilingChoice};
+use crate::kernels::device::{Adapter, OpenDevice};
+use crate::models::wan::WanConfig;
+use crate::models::wan_vae::{Tiling, decode_peak_bytes};
+use serde::Serialize;
+
+/// Sizes, work and memory of a run; bytes unless said otherwise.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Class of the pipeline.
+    pub model: String,
+    /// Precision of the transformer's linear layers.
+    pub precision: String,
+    /// Where it runs.
+    pub device: String,
+    /// `[channels, frames, height, width]`.
+    pub latent_shape: [usize; 4],
+    /// Tokens that the transformer sees.
+    pub tokens: usize,
+    /// Forward passes of the transformer.
+    pub forwards: usize,
+    /// Floating-point or integer operations of all of them.
+    pub denoise_ops: f64,
+    /// The transformer's parameters on the device.
+    pub weight_bytes: u64,
+    /// The transformer's largest set of live activations, the text's keys and values included.
+    pub activation_bytes: u64,
+    /// The text encoder: one block and the prompts.
+    pub text_bytes: u64,
+    /// The VAE decoder: parameters and largest set of live tensors.
+    pub vae_bytes: u64,
+    /// `[height, width]` in pixels of a VAE tile; `None` for whole frames.
+    pub vae_tile: Option<[usize; 2]>,
+    /// The largest of the stages on the device: text, denoising, decoding.
+    pub peak_bytes: u64,
+    /// The video on its way, in host memory.
+    pub host_bytes: u64,
+    /// Host memory that is free, where the system tells; wgpu does not tell a card's.
+    pub available_host_bytes: Option<u64>,
+    /// Whether device and host share their memory: the CPU and software adapters.
+    pub shares_host_memory: bool,
+    /// Most elements that a tensor may have.
+    #[serde(skip)]
+    max_elements: u64,
+    /// The VAE's tiles.
+    #[serde(skip)]
+    pub tiling: Option<Tiling>,
+}
+
+impl Plan {
+    /// The plan of a run with the transformer's `weights` on `device`.
+    pub fn new(
+        model: &WanModel,
+        settings: &SampleSettings,
+        weights: &ComponentWeights,
+        device: &OpenDevice,
+        limit_bytes: Option<u64>,
+    ) -> Self {
+        let latent_shape = settings.latent_shape(model);
+        let [_, frames, height, width] = latent_shape;
+        let tokens = frames * (height / 2) * (width / 2);
+        let config = &model.transformer;
+        let branches = if settings.uses_guidance() { 2 } else { 1 };
+        let forwards = settings.steps * branches;
+        let tiling = choose_tiling(model, settings, [height, width], device, limit_bytes);
+        let tile = tiling.map_or([height, width], |tiling| tiling.latent_size());
+        let [tile_height, tile_width] = [tile[0].min(height), tile[1].min(width)];
+        let weight_bytes = transformer_bytes(config, weights);
+        let activation_bytes = activation_bytes(config, tokens, branches, device);
+        let text_bytes = text_bytes(model);
+        // One byte and one or, in tiles, two floats per value.
+        let host_bytes = [settings.frames, settings.height, settings.width, 3]
+            .iter()
+            .fold(if tiling.is_some() { 9 } else { 5 }, |n: u64, &d| n.saturating_mul(d as u64));
+        let vae_bytes = parameter_bytes(&model.vae.decoder_parameter_shapes())
+            + decode_peak_bytes(&model.vae, tile_height, tile_width);
+        Self {
+            model: model.folder.class_name().to_owned(),
+            precision: weights.precision(&config.linears()),
+            device: device.describe(),
+            latent_shape,
+            tokens,
+            forwards,
+            denoise_ops: forward_ops(config, tokens) * forwards as f64,
+            weight_bytes,
+            activation_bytes,
+            text_bytes,
+            vae_bytes,
+            vae_tile: tiling.map(|tiling| {
+                tiling.latent_size().map(|latents| latents * model.vae.spatial_factor())
+            }),
+            peak_bytes: text_bytes.max(weight_bytes + activation_bytes).max(vae_bytes),
+            host_bytes,
+            available_host_bytes: host_memory("MemAvailable:"),
+            shares_host_memory: device.adapter.as_ref().is_none_or(Adapter::is_software),
+            max_elements: device.max_elements() as u64,
+            tiling,
+        }
+    }
+
+    /// Refuses a run that cannot fit.
+    ///
+    /// # Errors
+    ///
+    /// Says how much is missing and what to change.
+    pub fn check(&self, limit_bytes: Option<u64>) -> Result<(), PipelineError> {
+        let latents = self.latent_shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d as u64));
+        if latents > self.max_elements {
+            return Err(PipelineError::Memory(format!(
+                "the latent has {latents} values but the device can bind {}; use fewer --frames or \
+                 a smaller --size",
+                self.max_elements
+            )));
+        }
+        let on_host = if self.shares_host_memory { self.peak_bytes } else { 0 };
+        let needed_on_host = self.host_bytes.saturating_add(on_host);
+        let (needed, available, source) = match (limit_bytes, self.available_host_bytes) {
+            (Some(limit), _) if self.peak_bytes > limit => {
+                (self.peak_bytes, limit, "--memory-limit allows")
+            }
+            (_, Some(free)) if needed_on_host > free => (needed_on_host, free, "is free"),
+            _ => return Ok(()),
+        };
+        let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+        Err(PipelineError::Memory(format!(
+            "the run needs about {:.1} GiB (transformer {:.1} weights and {:.1} activations, text \
+             encoder {:.1}, VAE {:.1}, video {:.1}) but {:.1} GiB {source}; {}",
+            gib(needed),
+            gib(self.weight_bytes),
+            gib(self.activation_bytes),
+            gib(self.text_bytes),
+            gib(self.vae_bytes),
+            gib(self.host_bytes),
+            gib(available),
+            self.advice()
+        )))
+    }
+
+    /// What makes the largest stage smaller.
+    fn advice(&self) -> &'static str {
+        if self.peak_bytes == self.text_bytes {
+            "pack the text encoder with `qvgen quantize --text-encoder-bits w8a16`"
+        } else if self.peak_bytes == self.vae_bytes {
+            "decode in tiles with --vae-tile 256, or use a smaller --size"
+        } else if self.weight_bytes > self.activation_bytes {
+            "use --bits w4a4"
+        } else {
+            "use fewer --frames or a smaller --size"
+        }
+    }
+}
+
+fn choose_tiling(
+    model: &WanModel,
+    settings: &SampleSettings,
+    latent_size: [usize; 2],
+    device: &OpenDevice,
+    limit_bytes: Option<u64>,
+) -> Option<Tiling> {
+    match settings.tiling {
+        TilingChoice::Off => None,
+        TilingChoice::Tiles(tiling) => Some(tiling),
+        TilingChoice::Auto => {
+            // Not what happens to be free: tiles change pixels, and a seed must mean one video.
+            let (elements, bytes) = (device.max_elements() as u64, limit_bytes.unwrap_or(u64::MAX));
+            Tiling::within(&model.vae, latent_size, elements, bytes)
+        }
+    }
+}
+
+fn parameter_bytes(shapes: &[(String, Vec<usize>)]) -> u64 {
+    let bytes = |shape: &[usize]| shape.iter().fold(4, |n: u64, &d| n.saturating_mul(d as u64));
+    shapes.iter().fold(0, |sum: u64, (_, shape)| sum.saturating_add(bytes(shape)))
+}
+
+fn transformer_bytes(config: &WanConfig, weights: &ComponentWeights) -> u64 {
+    let linears = config.linears();
+    let dense = linears.iter().fold(0, |sum: u64, layer| {
+        sum.saturating_add(4 * (layer.out_features as u64) * layer.in_features as u64)
+    });
+    let stored = linears.iter().map(|layer| weights.weight_bytes(layer));
+    let others = parameter_bytes(&config.parameter_shapes()).saturating_sub(dense);
+    stored.fold(others, u64::saturating_add)
+}
+
+/// Hidden state, its normed copy, q, k, v, the attention's result and the FFN's chunk; Burn's
+/// element-wise operations hold about two more of the hidden size.
+fn activation_bytes(
+    config: &WanConfig,
+    tokens: usize,
+    branches: usize,
+    device: &OpenDevice,
+) -> u64 {
+    let dim = config.dim() as u64;
+    let hidden = (tokens as u64).saturating_mul(dim);
+    let chunk =
+        (tokens as u64).saturating_mul(config.ffn_dim as u64).min(device.max_elements() as u64);
+    let text = (branches * 2 * config.num_layers * TEXT_TOKENS) as u64 * dim;
+    hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
+}
+
+fn text_bytes(model: &WanModel) -> u64 {
+    let config = &model.text_encoder;
+    let blocks: Vec<(String, Vec<usize>)> = config
+        .parameter_shapes()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("encoder.block.0."))
+        .collect();
+    let scores = config.num_heads * TEXT_TOKENS * TEXT_TOKENS;
+    parameter_bytes(&blocks) + 4 * (3 * scores + 6 * TEXT_TOKENS * config.d_ff) as u64
+}
+
+/// Operations of one forward pass: two per multiplication of a matrix element.
+pub fn forward_ops(config: &WanConfig, tokens: usize) -> f64 {
+    let (tokens, dim) = (tokens as f64, config.dim() as f64);
+    let linear = |layer: &crate::models::LinearShape| {
+        let values = (layer.out_features * layer.in_features) as f64;
+        let rows = if !layer.name.starts_with("blocks.") && layer.name != "proj_out" {
+            1.0
+        } else if layer.name.contains("attn2.to_k") || layer.name.contains("attn2.to_v") {
+            0.0 // once per prompt
+        } else {
+            tokens
+        };
+        2.0 * rows * values
+    };
+    let linears: f64 = config.linears().iter().map(linear).sum();
+    let attention = 4.0 * tokens * (tokens + TEXT_TOKENS as f64) * dim;
+    linears + config.num_layers as f64 * attention
+}
+
+/// An entry of the system's table of memory, bytes.
+fn host_memory(entry: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with(entry))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The most memory this process has held on the host, where the system tells.
+pub fn peak_host_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,308 @@
+//! From a prompt to frames: text encoder, denoising, VAE, one after the other on the device.
+
+use super::PipelineError;
+use super::cancel::Cancel;
+use super::checkpoint::ComponentKind;
+use super::model::{ComponentWeights, TEXT_TOKENS, WanModel};
+use super::noise::standard_normal;
+use super::plan::{Plan, peak_host_bytes};
+use super::prompt;
+use super::scheduler::Scheduler;
+use super::settings::SampleSettings;
+use super::video::Frames;
+use crate::kernels::device::OpenDevice;
+use crate::models::umt5::{self, EncodeError, TokenIds};
+use crate::models::wan::{TextContext, WanTransformer};
+use crate::models::wan_vae::{Tiling, WanVaeDecoder};
+use crate::nn::{Limits, Trace, Weights};
+use burn::tensor::{Tensor, TensorData};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// The stages of a run, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Text encoder blocks.
+    Text,
+    /// Transformer blocks being loaded.
+    Load,
+    /// Denoising steps.
+    Denoise,
+    /// Latent frames being decoded.
+    Decode,
+}
+
+/// Told of progress: `done` of `total` units of a stage.
+pub type Progress<'a> = dyn FnMut(Stage, usize, usize) + 'a;
+
+/// Frames and how they came about.
+#[derive(Debug)]
+pub struct Sampled {
+    /// The video.
+    pub frames: Frames,
+    /// Figures of the run.
+    pub report: Report,
+}
+
+/// Figures of a run, measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Seconds by stage.
+    pub seconds: Vec<(Stage, f64)>,
+    /// Seconds per denoising step.
+    pub seconds_per_step: f64,
+    /// Tera-operations per second while denoising.
+    pub denoise_tops: f64,
+    /// Most bytes that the runtime reserved on the device, where it tells.
+    pub peak_device_bytes: Option<u64>,
+    /// Most bytes of host memory, where the system tells.
+    pub peak_host_bytes: Option<u64>,
+}
+
+/// What the stages share.
+#[derive(Debug)]
+pub struct Sampler<'a> {
+    /// The model.
+    pub model: &'a WanModel,
+    /// Where it runs.
+    pub device: &'a OpenDevice,
+    /// Stops the run between units of work.
+    pub cancel: Cancel,
+}
+
+impl Sampler<'_> {
+    /// All stages; `transformer` are the parameters that the plan was made with.
+    ///
+    /// # Errors
+    ///
+    /// See [`PipelineError`].
+    pub fn run(
+        &self,
+        settings: &SampleSettings,
+        plan: &Plan,
+        transformer: &ComponentWeights,
+        progress: &mut Progress<'_>,
+    ) -> Result<Sampled, PipelineError> {
+        let mut clock = Clock::new(self.device);
+        let prompts = [settings.prompt.as_str(), settings.negative_prompt.as_str()];
+        let prompts = &prompts[..if settings.uses_guidance() { 2 } else { 1 }];
+        let embeds = self.encode(prompts, progress)?;
+        clock.lap(Stage::Text);
+
+        let transformer = self.load_transformer(transformer, progress)?;
+        clock.lap(Stage::Load);
+
+        let contexts: Vec<TextContext> = embeds
+            .into_iter()
+            .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
+            .collect();
+        let mut latent = standard_normal(settings.seed, 0, plan.latent_shape.iter().product());
+        let mut scheduler = settings.build_scheduler(self.model)?;
+        let guidance = Guidance { contexts: &contexts, scale: settings.guidance_scale };
+        let shape = plan.latent_shape;
+        self.denoise(&transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)?;
+        clock.lap(Stage::Denoise);
+        drop((contexts, transformer));
+        self.device.device.memory_cleanup();
+
+        let values = self.decode(&latent, shape, plan.tiling, progress)?;
+        clock.lap(Stage::Decode);
+        let size = [settings.frames, settings.height, settings.width];
+        let frames = Frames::from_unit_values(&values, size, settings.fps)?;
+        Ok(Sampled { frames, report: clock.report(plan, settings.steps) })
+    }
+
+    /// Prompts to embeddings `[512, text_dim]`, zero behind each prompt's end.
+    ///
+    /// # Errors
+    ///
+    /// If tokenizer or encoder fail.
+    pub fn encode(
+        &self,
+        prompts: &[&str],
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<Tensor<2>>, PipelineError> {
+        let tokenizer = self.model.tokenizer()?;
+        let tokens = prompts
+            .iter()
+            .map(|text| {
+                let tokens = tokenizer.encode(&prompt::clean(text), TEXT_TOKENS)?;
+                Ok(TokenIds { ids: tokens.ids, length: tokens.len })
+            })
+            .collect::<Result<Vec<_>, PipelineError>>()?;
+        let weights = self.weights(ComponentKind::TextEncoder)?;
+        let mut advance = |done, total| {
+            progress(Stage::Text, done, total);
+            if self.cancel.is_cancelled() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let weights = Weights::new(weights.source(), &self.device.device);
+        let config = &self.model.text_encoder;
+        umt5::encode(&weights, config, &tokens, self.limits(), &mut advance).map_err(
+            |err| match err {
+                EncodeError::Canceled => PipelineError::Cancelled,
+                other => other.into(),
+            },
+        )
+    }
+
+    /// The transformer on the device.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is missing or unusable.
+    pub fn load_transformer(
+        &self,
+        weights: &ComponentWeights,
+        progress: &mut Progress<'_>,
+    ) -> Result<WanTransformer, PipelineError> {
+        let weights = Weights::new(weights.source(), &self.device.device);
+        let mut loaded = |done, total| progress(Stage::Load, done, total);
+        let config = &self.model.transformer;
+        let transformer = WanTransformer::load(&weights, config, self.limits(), &mut loaded)?;
+        self.cancel.check()?;
+        Ok(transformer)
+    }
+
+    /// Runs all steps of `scheduler` on `latent` `[channels, frames, height, width]`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails, a value is not finite, or the run is canceled.
+    pub fn denoise(
+        &self,
+        transformer: &WanTransformer,
+        guidance: &Guidance<'_>,
+        scheduler: &mut dyn Scheduler,
+        (latent, shape): (&mut [f32], [usize; 4]),
+        progress: &mut Progress<'_>,
+    ) -> Result<(), PipelineError> {
+        let timesteps = scheduler.timesteps().to_vec();
+        progress(Stage::Denoise, 0, timesteps.len());
+        for (step, &timestep) in timesteps.iter().enumerate() {
+            self.cancel.check()?;
+            let data = TensorData::new(latent.to_vec(), shape);
+            let x = Tensor::<4>::from_data(data, &self.device.device);
+            let velocity = guidance.velocity(transformer, x, timestep)?;
+            if velocity.iter().any(|value| !value.is_finite()) {
+                let what = format!("the velocity of step {} of {}", step + 1, timesteps.len());
+                return Err(PipelineError::NotFinite { what });
+            }
+            scheduler.step(&velocity, latent);
+            progress(Stage::Denoise, step + 1, timesteps.len());
+        }
+        Ok(())
+    }
+
+    /// The latent's video in 0..1, `[frames, height, width, 3]`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails or the run is canceled.
+    pub fn decode(
+        &self,
+        latent: &[f32],
+        shape: [usize; 4],
+        tiling: Option<Tiling>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let weights = self.weights(ComponentKind::Vae)?;
+        let weights = Weights::new(weights.source(), &self.device.device);
+        let decoder = WanVaeDecoder::load(&weights, &self.model.vae)?;
+        let data = TensorData::new(latent.to_vec(), shape);
+        let latent = Tensor::<4>::from_data(data, &self.device.device);
+        let (mut values, mut done) = (Vec::new(), 0);
+        progress(Stage::Decode, 0, shape[1]);
+        decoder.decode(latent, tiling, &mut |chunk: Tensor<4>| {
+            self.cancel.check()?;
+            // [3, frames, height, width] in −1..1 to [frames, height, width, 3] in 0..1
+            let unit = chunk.permute([1, 2, 3, 0]) / 2.0 + 0.5;
+            values.extend(read(unit)?.into_iter().map(|value| value.clamp(0.0, 1.0)));
+            done += 1;
+            progress(Stage::Decode, done.min(shape[1]), shape[1]);
+            Ok::<_, PipelineError>(())
+        })?;
+        Ok(values)
+    }
+
+    fn weights(&self, kind: ComponentKind) -> Result<ComponentWeights, PipelineError> {
+        self.model.weights(kind, None, self.device.max_elements())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_elements: self.device.max_elements() }
+    }
+}
+
+/// Classifier-free guidance: the prompt's context and, behind it, the negative prompt's.
+#[derive(Debug)]
+pub struct Guidance<'a> {
+    /// One or two contexts.
+    pub contexts: &'a [TextContext],
+    /// How far to go from the second prediction beyond the first.
+    pub scale: f32,
+}
+
+impl Guidance<'_> {
+    /// `v_u + scale · (v_c − v_u)`, or the prompt's prediction alone.
+    fn velocity(
+        &self,
+        transformer: &WanTransformer,
+        latent: Tensor<4>,
+        timestep: f32,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let predict = |context| read(transformer.forward(latent.clone(), timestep, context));
+        let conditional = predict(&self.contexts[0])?;
+        let Some(negative) = self.contexts.get(1) else {
+            return Ok(conditional);
+        };
+        let unconditional = predict(negative)?;
+        let pairs = conditional.into_iter().zip(unconditional);
+        Ok(pairs.map(|(c, u)| u + self.scale * (c - u)).collect())
+    }
+}
+
+/// The values of a tensor on the host.
+fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, PipelineError> {
+    let data = tensor.try_into_data().map_err(|err| PipelineError::device(&err))?;
+    data.try_to_vec().map_err(|err| PipelineError::device(&err))
+}
+
+/// Laps of a run.
+struct Clock<'a> {
+    device: &'a OpenDevice,
+    last: Instant,
+    seconds: Vec<(Stage, f64)>,
+    peak_device_bytes: Option<u64>,
+}
+
+impl<'a> Clock<'a> {
+    fn new(device: &'a OpenDevice) -> Self {
+        Self { device, last: Instant::now(), seconds: Vec::new(), peak_device_bytes: None }
+    }
+
+    fn lap(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.seconds.push((stage, (now - self.last).as_secs_f64()));
+        self.last = now;
+        let reserved = self.device.device.memory_pool_usage().map(|usage| usage.bytes_reserved);
+        self.peak_device_bytes = self.peak_device_bytes.max(reserved);
+    }
+
+    fn report(self, plan: &Plan, steps: usize) -> Report {
+        let of = |wanted| self.seconds.iter().find(|(stage, _)| *stage == wanted);
+        let denoise = of(Stage::Denoise).map_or(0.0, |(_, seconds)| *seconds);
+        Report {
+            seconds_per_step: denoise / steps as f64,
+            denoise_tops: plan.denoise_ops / denoise.max(1e-9) / 1e12,
+            peak_device_bytes: self.peak_device_bytes,
+            peak_host_bytes: peak_host_bytes(),
+            seconds: self.seconds,
+        }
+    }
+}

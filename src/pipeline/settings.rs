@@ -1,0 +1,162 @@
+//! What a sampling run is asked to do, checked before any work.
+
+use super::PipelineError;
+use super::model::WanModel;
+use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
+use crate::models::wan_vae::Tiling;
+use serde::Serialize;
+
+/// Settings of a run, as they are embedded in the video.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SampleSettings {
+    /// What the video shows.
+    pub prompt: String,
+    /// What it should not show.
+    pub negative_prompt: String,
+    /// Frames, a multiple of the VAE's temporal factor plus one.
+    pub frames: usize,
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance; up to 1 there is none.
+    pub guidance_scale: f32,
+    /// Shift of the noise levels; `None` for the model's own.
+    pub flow_shift: Option<f64>,
+    /// Scheduler; `None` for the model's own.
+    #[serde(serialize_with = "scheduler_name")]
+    pub scheduler: Option<SchedulerKind>,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// Frames per second of the video.
+    pub fps: f64,
+    /// How the VAE splits frames.
+    #[serde(skip)]
+    pub tiling: TilingChoice,
+}
+
+/// How the VAE splits frames into tiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TilingChoice {
+    /// Only if a tensor would exceed what the device can bind, or decoding `--memory-limit`.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always, with these tiles.
+    Tiles(Tiling),
+}
+
+fn scheduler_name<S: serde::Serializer>(
+    kind: &Option<SchedulerKind>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    kind.map(SchedulerKind::name).serialize(serializer)
+}
+
+impl SampleSettings {
+    /// Checks sizes against the model, and that every number is one.
+    ///
+    /// # Errors
+    ///
+    /// Names the flag, what is wrong and the nearest values that work.
+    pub fn check(&self, model: &WanModel) -> Result<(), PipelineError> {
+        // A patch of the transformer covers two by two latents.
+        let multiple = model.vae.spatial_factor() * 2;
+        let most = model.transformer.rope_max_seq_len;
+        for (name, size) in [("width", self.width), ("height", self.height)] {
+            if size / multiple > most {
+                let limit = most.saturating_mul(multiple);
+                return Err(setting(format!(
+                    "--size: a {name} of {size} exceeds the model's limit of {limit}"
+                )));
+            }
+            if size == 0 || size % multiple != 0 {
+                return Err(setting(format!(
+                    "--size: a {name} of {size} is no multiple of {multiple}; use {}",
+                    neighbors(size, 0, multiple)
+                )));
+            }
+        }
+        let factor = model.vae.temporal_factor();
+        let limit = (most - 1).saturating_mul(factor).saturating_add(1);
+        if self.frames > limit {
+            return Err(setting(format!(
+                "--frames: {} exceeds the model's limit of {limit}",
+                self.frames
+            )));
+        }
+        if self.frames == 0 || !(self.frames - 1).is_multiple_of(factor) {
+            return Err(setting(format!(
+                "--frames: {} is no multiple of {factor} plus one; use {}",
+                self.frames,
+                neighbors(self.frames, 1, factor)
+            )));
+        }
+        if !(0.0..=100.0).contains(&self.guidance_scale) {
+            let value = self.guidance_scale;
+            return Err(setting(format!("--guidance: {value} is no number from 0 to 100")));
+        }
+        match self.build_scheduler(model) {
+            Err(PipelineError::Scheduler(err @ SchedulerError::Steps { .. })) => {
+                Err(setting(format!("--steps: {err}")))
+            }
+            Err(PipelineError::Scheduler(err)) => Err(setting(format!("--flow-shift: {err}"))),
+            other => other.map(drop),
+        }
+    }
+
+    /// The scheduler of the run.
+    ///
+    /// # Errors
+    ///
+    /// If the number of steps or the shift is impossible.
+    pub fn build_scheduler(&self, model: &WanModel) -> Result<Box<dyn Scheduler>, PipelineError> {
+        let mut config = model.scheduler.clone();
+        if let Some(kind) = self.scheduler {
+            config = config.with_kind(kind);
+        }
+        if let Some(shift) = self.flow_shift {
+            config = config.with_flow_shift(shift)?;
+        }
+        Ok(config.build(self.steps)?)
+    }
+
+    /// `[channels, frames, height, width]` of the latent.
+    pub fn latent_shape(&self, model: &WanModel) -> [usize; 4] {
+        let (spatial, temporal) = (model.vae.spatial_factor(), model.vae.temporal_factor());
+        let frames = (self.frames - 1) / temporal + 1;
+        [model.vae.z_dim, frames, self.height / spatial, self.width / spatial]
+    }
+
+    /// Whether a second, unconditional branch runs.
+    pub fn uses_guidance(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+}
+
+fn setting(message: String) -> PipelineError {
+    PipelineError::Setting(message)
+}
+
+/// The admissible values around `value`: `offset` plus multiples of `step`.
+fn neighbors(value: usize, offset: usize, step: usize) -> String {
+    let below = value.saturating_sub(offset) / step * step + offset;
+    let above = below.saturating_add(step);
+    if below == 0 { above.to_string() } else { format!("{below} or {above}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::neighbors;
+
+    #[test]
+    fn neighbors_are_the_nearest_admissible_values() {
+        assert_eq!(neighbors(100, 0, 16), "96 or 112");
+        assert_eq!(neighbors(7, 0, 16), "16");
+        assert_eq!(neighbors(10, 1, 4), "9 or 13");
+        assert_eq!(neighbors(0, 1, 4), "1 or 5");
+    }
+}
