@@ -1,0 +1,5 @@
+//! The `qvgen` program.
+
+fn main() -> std::process::ExitCode {
+    qvgen::cli::main()
+}
