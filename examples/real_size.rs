@@ -1,0 +1,136 @@
+//! A transformer of a published size with random weights: memory and seconds per forward pass.
+//!
+//! `cargo run --release --example real_size -- [1.3b|14b] [WIDTHxHEIGHT] [FRAMES] [PRECISION] [LAYERS]`
+//!
+//! The defaults are Wan 2.1 1.3B, 480x832, 17 frames, w4a4, all layers.
+
+use anyhow::Context;
+use burn::tensor::{Device, Tensor, TensorData};
+use qvgen::kernels::device::{self, Selection};
+use qvgen::method::{Rounding, Scope};
+use qvgen::models::wan::{WanConfig, WanTransformer};
+use qvgen::nn::{
+    FullLinear, Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights,
+};
+use qvgen::pipeline::plan::{forward_ops, peak_host_bytes};
+use qvgen::quant::Calibration;
+use std::time::Instant;
+
+/// Parameters that no file holds: small, different everywhere, the same in every run.
+struct RandomWeights {
+    rounding: Rounding,
+    max_elements: usize,
+}
+
+fn random(name: &str, len: usize) -> Vec<f32> {
+    let mut state =
+        name.bytes().fold(0x9E37_79B9_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(16_777_619));
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state as f32 / u32::MAX as f32 - 0.5) * 0.06
+        })
+        .collect()
+}
+
+impl WeightSource for RandomWeights {
+    fn has(&self, _name: &str) -> bool {
+        true
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
+        let values = random(name, shape.iter().product());
+        let is_gain = name.contains("norm") && name.ends_with("weight");
+        Ok(if is_gain { values.iter().map(|v| 1.0 + v).collect() } else { values })
+    }
+
+    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Vec<f32>, WeightError> {
+        Ok(random(name, shape[1] * rows.len()))
+    }
+
+    fn linear(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        has_bias: bool,
+        device: &Device,
+    ) -> Result<Linear, WeightError> {
+        let weight = random(name, out_features * in_features);
+        let bias = has_bias.then(|| random("bias", out_features));
+        Ok(match self.rounding.layer(name) {
+            None => {
+                Linear::Full(FullLinear::new(&weight, bias, in_features, self.max_elements, device))
+            }
+            Some(spec) => Linear::Packed(PackedLinear::quantize(
+                &weight,
+                bias,
+                in_features,
+                spec.weights,
+                spec.activations,
+                self.max_elements,
+                device,
+            )),
+        })
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument =
+        |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_owned());
+    let mut config = match argument(0, "1.3b").as_str() {
+        "14b" => WanConfig::wan2_1_t2v_14b(),
+        _ => WanConfig::wan2_1_t2v_1_3b(),
+    };
+    let size = argument(1, "832x480");
+    let (width, height) = size.split_once('x').context("a size such as 832x480")?;
+    let (width, height): (usize, usize) = (width.parse()?, height.parse()?);
+    let frames: usize = argument(2, "17").parse()?;
+    let precision = argument(3, "w4a4").parse()?;
+    config.num_layers = argument(4, &config.num_layers.to_string()).parse()?;
+
+    let open = device::open(&Selection::Auto, None)?;
+    println!("{}", open.describe());
+    let mut rounding = Rounding::new(Scope::recommended(precision));
+    rounding.calibration = Calibration::MinMax; // random weights need no search
+    let weights = RandomWeights { rounding, max_elements: open.max_elements() };
+    let weights = Weights::new(&weights, &open.device);
+    let limits = Limits { max_elements: open.max_elements() };
+    let start = Instant::now();
+    let transformer = WanTransformer::load(&weights, &config, limits, &mut |_, _| {})?;
+    open.device.sync()?;
+    println!("loaded {} layers in {:.1} s", config.num_layers, start.elapsed().as_secs_f64());
+
+    let shape = [config.in_channels, (frames - 1) / 4 + 1, height / 8, width / 8];
+    let tokens = shape[1] * (shape[2] / 2) * (shape[3] / 2);
+    let latent = random("latent", shape.iter().product()).iter().map(|v| v * 30.0).collect();
+    let latent = Tensor::<4>::from_data(TensorData::new::<f32, _>(latent, shape), &open.device);
+    let text = TensorData::new(random("text", 512 * config.text_dim), [512, config.text_dim]);
+    let context =
+        transformer.text_context(Tensor::<2>::from_data(text, &open.device), &mut Trace::off());
+    open.device.sync()?;
+    for pass in ["first (compiles shaders)", "second"] {
+        let start = Instant::now();
+        let velocity = transformer.forward(latent.clone(), 500.0, &context);
+        let values: Vec<f32> =
+            velocity.into_data().try_to_vec().ok().context("the device returned no floats")?;
+        let seconds = start.elapsed().as_secs_f64();
+        anyhow::ensure!(values.iter().all(|v| v.is_finite()), "values that are not finite");
+        println!(
+            "{pass} forward pass: {frames} frames of {width}x{height}, {tokens} tokens, {precision}: \
+             {seconds:.2} s, {:.3} tera-operations per second",
+            forward_ops(&config, tokens) / seconds / 1e12
+        );
+    }
+    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+    if let Some(usage) = open.device.memory_pool_usage() {
+        println!("device memory reserved: {:.2} GiB", gib(usage.bytes_reserved));
+    }
+    if let Some(bytes) = peak_host_bytes() {
+        println!("host memory at the peak: {:.2} GiB", gib(bytes));
+    }
+    Ok(())
+}
