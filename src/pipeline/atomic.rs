@@ -120,9 +120,14 @@ fn parent_of(target: &Path) -> Result<&Path, OutputError> {
     }
 }
 
-fn temporary() -> tempfile::Builder<'static, 'static> {
+/// A builder of hidden names. The library's own modes are for secrets; `mode` is that of any new
+/// file or folder, and the umask still applies.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix has file modes"))]
+fn temporary(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     builder
 }
 
@@ -144,11 +149,8 @@ impl AtomicFile {
         if target.is_dir() {
             return Err(OutputError::WrongKind { wanted: "file", path: target.to_owned() });
         }
-        let mut builder = temporary();
-        // The default is for secrets: readable by the owner only. The umask still applies.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(parent).map_err(OutputError::io("create", target))?;
+        let file =
+            temporary(0o666).tempfile_in(parent).map_err(OutputError::io("create", target))?;
         Ok(Self { target: target.to_owned(), file })
     }
 
@@ -251,10 +253,8 @@ impl<'a> AtomicFolder<'a> {
     pub fn create(target: &Path, existing: Existing<'a>) -> Result<Self, OutputError> {
         let parent = parent_of(target)?;
         existing.check(target)?;
-        let mut builder = temporary();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let folder = builder.tempdir_in(parent).map_err(OutputError::io("create", target))?;
+        let folder =
+            temporary(0o777).tempdir_in(parent).map_err(OutputError::io("create", target))?;
         Ok(Self { target: target.to_owned(), existing, folder })
     }
 
@@ -278,7 +278,7 @@ impl<'a> AtomicFolder<'a> {
         existing.check(&target)?;
         let failed = |err| OutputError::io("create", &target)(err);
         let old = if target.exists() {
-            let aside = temporary().tempdir_in(parent_of(&target)?).map_err(failed)?;
+            let aside = temporary(0o777).tempdir_in(parent_of(&target)?).map_err(failed)?;
             fs::rename(&target, aside.path().join("old")).map_err(failed)?;
             Some(aside)
         } else {
