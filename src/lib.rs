@@ -7,7 +7,8 @@
 //!
 //! # The map
 //!
-//! Seven modules; imports point up this table only, and `tests/architecture.rs` holds them to it.
+//! Six modules and the command line; imports point up this table only, and
+//! `tests/architecture.rs` holds them to it.
 //!
 //! | module | what it decides | may import |
 //! |---|---|---|
