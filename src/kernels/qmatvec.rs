@@ -13,7 +13,7 @@ use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 
-/// Most tokens that one dispatch takes; more go through [`qmatmul_float`].
+/// Most tokens that one dispatch takes; more go through [`qmatmul_float()`].
 pub const MAX_TOKENS: usize = 8;
 
 /// The kernel, specialized to width, number of tokens and element type.

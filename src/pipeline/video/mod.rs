@@ -164,7 +164,7 @@ fn ends_with_separator(path: &Path) -> bool {
 ///
 /// # Errors
 ///
-/// Those of [`write`]: what would fail later fails now.
+/// Those of [`write()`]: what would fail later fails now.
 pub fn check_target(path: &Path, width: usize, height: usize, fps: f64) -> Result<(), VideoError> {
     let len = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
     let len = len.ok_or(VideoError::Shape { width, height, values: usize::MAX })?;
@@ -219,7 +219,7 @@ fn write_file(
     }
 }
 
-/// The settings that [`write`] stored with the video at `path`, if it has any.
+/// The settings that [`write()`] stored with the video at `path`, if it has any.
 ///
 /// Files of any origin may be given: what is missing, damaged, or no JSON object is `None`.
 pub fn read_metadata(path: &Path) -> Option<Value> {
