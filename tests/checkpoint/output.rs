@@ -198,7 +198,10 @@ fn a_target_that_cannot_be_written_is_named() {
 fn a_full_disk_is_called_so() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap().write_all(b"x");
     let err = OutputError::io("write", Path::new("video.mp4"))(full.unwrap_err());
-    assert_eq!(err.to_string(), "the disk is full, nothing was kept of video.mp4");
+    assert_eq!(
+        err.to_string(),
+        "the disk is full, make room and try again; nothing was kept of video.mp4"
+    );
 }
 
 #[test]
