@@ -7,7 +7,7 @@
 //!
 //! # The map
 //!
-//! Six modules and the command line; imports point up this table only, and
+//! Seven modules and the command line; imports point up this table only, and
 //! `tests/architecture.rs` holds them to it.
 //!
 //! | module | what it decides | may import |
@@ -18,6 +18,7 @@
 //! | [`models`] | architectures that read like their papers | `nn` |
 //! | [`method`] | how a full-precision model becomes a quantized one | `nn`, `kernels`, `quant` |
 //! | [`pipeline`] | files and loops: checkpoints, text, schedulers, videos | all above |
+//! | [`mod@bench`] | how fast a kernel is: verified, repeated, with its spread | `kernels`, `quant` |
 //! | [`cli`] | arguments and printing, nothing else | all above |
 //!
 //! # One stem
@@ -53,6 +54,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod bench;
 pub mod cli;
 pub mod kernels;
 pub mod method;

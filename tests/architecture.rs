@@ -11,7 +11,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("models", &["nn"]),
     ("method", &["nn", "kernels", "quant"]),
     ("pipeline", &["models", "method", "nn", "kernels", "quant"]),
-    ("cli", &["pipeline", "models", "method", "nn", "kernels", "quant"]),
+    ("bench", &["kernels", "quant"]),
+    ("cli", &["bench", "pipeline", "models", "method", "nn", "kernels", "quant"]),
 ];
 
 /// `(external crate, the only modules that may name it)`.
