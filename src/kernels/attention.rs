@@ -8,6 +8,7 @@ use super::launch::{
     contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
 };
 use super::params::params;
+use super::vectorized::{self, Panels, View, Write, product};
 use super::{Const, Kernel};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
@@ -93,8 +94,12 @@ impl Kernel for Attention {
     }
 }
 
-/// Queries that the twin computes per task, so that a head's keys are read while they are cached.
-const REFERENCE_BLOCK: usize = 16;
+/// Queries that the twins compute at a time, so that their scores stay in the cache.
+pub(super) const REFERENCE_BLOCK: usize = 32;
+
+/// Operations above which a twin uses all processors: below, starting them takes longer, and
+/// training on the CPU device has a thread per sample already.
+pub(super) const PARALLEL_OPS: usize = 1 << 22;
 
 /// Plain-Rust twin of the shader: `(o, lse)`, an exact softmax row by row.
 pub fn reference(
@@ -109,65 +114,44 @@ pub fn reference(
     let width = heads * head_dim;
     let mut o = vec![0.0; queries * width];
     let mut lse = vec![0.0; queries * heads];
-    o.par_chunks_mut(REFERENCE_BLOCK * width)
-        .zip(lse.par_chunks_mut(REFERENCE_BLOCK * heads))
-        .zip(q.par_chunks(REFERENCE_BLOCK * width))
-        .for_each(|((o, lse), q)| {
-            let mut scores = vec![0.0; keys];
-            for head in 0..heads {
-                let channels = head * head_dim..(head + 1) * head_dim;
-                for ((o, lse), q) in
-                    o.chunks_mut(width).zip(lse.chunks_mut(heads)).zip(q.chunks(width))
-                {
-                    for (score, k) in scores.iter_mut().zip(k.chunks(width)) {
-                        *score = params.scale * dot(&q[channels.clone()], &k[channels.clone()]);
-                    }
-                    let values = v.chunks(width).map(|v| &v[channels.clone()]);
-                    lse[head] = softmax_row(&mut scores, values, &mut o[channels.clone()]);
-                }
+    let (rows, stats) = (REFERENCE_BLOCK * width, REFERENCE_BLOCK * heads);
+    for head in 0..heads {
+        let first = head * head_dim;
+        let k = Panels::transposed(View::new(k, width, first, head_dim));
+        let v = Panels::copied(View::new(v, width, first, head_dim));
+        let block = |((o, lse), q): ((&mut [f32], &mut [f32]), &[f32])| {
+            let q = Panels::transposed(View::new(q, width, first, head_dim));
+            let mut scores = vec![0.0; o.len() / width * keys];
+            product(&q, &k, &mut scores, keys, Write::Assign);
+            for (row, lse) in scores.chunks_mut(keys).zip(lse.chunks_mut(heads)) {
+                lse[head] = softmax(row, params.scale);
             }
-        });
+            let p = Panels::transposed(View::new(&scores, keys, 0, keys));
+            product(&p, &v, &mut o[first..], width, Write::Assign);
+        };
+        if 4 * queries * keys * head_dim < PARALLEL_OPS {
+            o.chunks_mut(rows).zip(lse.chunks_mut(stats)).zip(q.chunks(rows)).for_each(block);
+        } else {
+            let lse = lse.par_chunks_mut(stats);
+            o.par_chunks_mut(rows).zip(lse).zip(q.par_chunks(rows)).for_each(block);
+        }
+    }
     (o, lse)
 }
 
-/// `o = softmax(scores) · values`; returns the log-sum-exp and leaves the exponentials in `scores`.
-fn softmax_row<'a>(
-    scores: &mut [f32],
-    values: impl Iterator<Item = &'a [f32]>,
-    o: &mut [f32],
-) -> f32 {
-    let maximum = scores.iter().copied().fold(f32::MIN, f32::max);
-    let mut sum = 0.0_f64;
-    for score in scores.iter_mut() {
-        *score = (*score - maximum).exp();
-        sum += f64::from(*score);
-    }
-    for (&p, value) in scores.iter().zip(values) {
-        for (o, v) in o.iter_mut().zip(value) {
-            *o += p * v;
-        }
-    }
+/// `row = softmax(scale · row)`; returns the log-sum-exp of the scaled row.
+fn softmax(row: &mut [f32], scale: f32) -> f32 {
+    row.iter_mut().for_each(|score| *score *= scale);
+    let maximum = vectorized::maximum(row);
+    row.iter_mut().for_each(|score| *score = vectorized::exp(*score - maximum));
+    let sum = vectorized::sum(row);
     let inverse = (1.0 / sum) as f32;
-    o.iter_mut().for_each(|o| *o *= inverse);
+    row.iter_mut().for_each(|p| *p *= inverse);
     maximum + sum.ln() as f32
 }
 
-/// Eight partial sums: rounding as in a tiled product, and the compiler can use vectors.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut lanes = [0.0; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
-}
-
-#[backend_extension(Cube, Flex)]
-trait AttentionOp: Backend {
+#[backend_extension(Cube, Flex, Autodiff)]
+pub(super) trait AttentionOp: Backend {
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -216,7 +200,8 @@ impl AttentionOp for Flex {
 /// `softmax(scale · q kᵀ) v` for each of `heads` heads, and the log-sum-exp of the scaled scores.
 ///
 /// `q` is `[queries, heads · head_dim]`, `k` and `v` are `[keys, heads · head_dim]`; the results
-/// are `[queries, heads · head_dim]` and `[queries, heads]`. All are f32.
+/// are `[queries, heads · head_dim]` and `[queries, heads]`. All are f32. Both results are
+/// differentiable in all three; see [`attention_backward`](super::attention_backward).
 ///
 /// # Panics
 ///

@@ -20,6 +20,12 @@ use burn_cubecl::tensor::CubeTensor;
 /// Shaders recover the flat index as `workgroup_id.y * GRID_WIDTH + workgroup_id.x`.
 pub const GRID_WIDTH: u32 = 32_768;
 
+/// Most multiplications and additions of one dispatch.
+///
+/// A display's watchdog resets a GPU that does not answer for about two seconds; this many take
+/// 0.7 s on one that reaches 0.1 TFLOP/s, which is slow even for graphics inside a CPU.
+pub(crate) const MAX_DISPATCH_OPS: u64 = 1 << 36;
+
 /// A grid of at least `workgroups` workgroups, folded into x then y.
 pub fn linear_grid(workgroups: usize) -> [u32; 3] {
     let workgroups = u32::try_from(workgroups.max(1)).expect("a dispatch below 2^32 workgroups");

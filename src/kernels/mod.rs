@@ -8,6 +8,7 @@
 use std::{fmt::Debug, hash::Hash};
 
 pub mod attention;
+pub mod attention_backward;
 pub mod channel_norm;
 pub mod conv3d;
 pub mod dequantize_weight;
@@ -24,6 +25,7 @@ pub mod quantize_tokens;
 pub mod quantize_weight;
 pub mod rope;
 pub mod self_test;
+mod vectorized;
 mod wgsl;
 
 pub use dequantize_weight::dequantize_weight;
@@ -35,6 +37,7 @@ pub use qmatvec::qmatvec;
 pub use quantize_tokens::quantize_tokens;
 pub use quantize_weight::quantize_weight;
 
+pub(crate) use launch::MAX_DISPATCH_OPS;
 pub use launch::{GRID_WIDTH, client_of, linear_grid, run_raw};
 pub use params::ParamsMirror;
 pub use wgsl::Const;
@@ -94,6 +97,7 @@ pub trait KernelVisitor {
 /// The list of kernels.
 pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<attention::Attention>();
+    visitor.visit::<attention_backward::AttentionBackward>();
     visitor.visit::<channel_norm::ChannelNorm>();
     visitor.visit::<conv3d::Conv3d>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();

@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+pub(super) use crate::kernels::MAX_DISPATCH_OPS;
+
 /// What a device can bind at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -40,12 +42,6 @@ pub fn map_token_chunks(
     }
     Tensor::cat(x.split(max_tokens, 0).into_iter().map(f).collect(), 0)
 }
-
-/// Most multiplications and additions of one dispatch.
-///
-/// A display's watchdog resets a GPU that does not answer for about two seconds; this many take
-/// 0.7 s on one that reaches 0.1 TFLOP/s, which is slow even for graphics inside a CPU.
-pub(super) const MAX_DISPATCH_OPS: u64 = 1 << 36;
 
 /// Most rows of `row_ops` operations each in a dispatch of `max_ops`: whole tiles, at least one.
 pub(super) fn dispatch_rows(max_ops: u64, row_ops: u64, tile: usize) -> usize {

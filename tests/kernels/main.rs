@@ -4,6 +4,7 @@
 mod common;
 
 mod attention;
+mod attention_backward;
 mod channel_norm;
 mod conv3d;
 mod dequantize_weight;
