@@ -5,8 +5,12 @@ use super::launch::{
 };
 use super::params::params;
 use super::{Const, Kernel};
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::backend::{Autodiff, Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 
@@ -53,16 +57,21 @@ impl Kernel for Rope {
 /// `[tokens, pairs]`.
 pub fn reference(x: &[f32], cos: &[f32], sin: &[f32], params: Params) -> Vec<f32> {
     let (heads, pairs) = (params.heads as usize, params.pairs as usize);
-    let mut y = Vec::with_capacity(x.len());
-    for (i, pair) in x.chunks_exact(2).enumerate() {
-        let angle = i / (heads * pairs) * pairs + i % pairs;
-        let (cos, sin) = (cos[angle], sin[angle]);
-        y.extend([pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos]);
+    let mut y = vec![0.0; x.len()];
+    let width = 2 * heads * pairs;
+    let angles = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
+    for ((y, x), (cos, sin)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles) {
+        for (y, x) in y.chunks_exact_mut(2 * pairs).zip(x.chunks_exact(2 * pairs)) {
+            let (y, x) = (y.as_chunks_mut::<2>().0, x.as_chunks::<2>().0);
+            for ((y, [a, b]), (cos, sin)) in y.iter_mut().zip(x).zip(cos.iter().zip(sin)) {
+                *y = [a * cos - b * sin, a * sin + b * cos];
+            }
+        }
     }
     y
 }
 
-#[backend_extension(Cube, Flex)]
+#[backend_extension(Cube, Flex, Autodiff)]
 trait RopeOp: Backend {
     fn rope(
         x: FloatTensor<Self>,
@@ -100,10 +109,43 @@ impl RopeOp for Flex {
     }
 }
 
+/// A rotation's transpose turns the other way.
+#[derive(Debug)]
+struct RopeStep(Params);
+
+impl<B: RopeOp> Backward<B, 1> for RopeStep {
+    /// Cosines and sines.
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [cos, sin] = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |d_y| {
+            B::rope(d_y, cos, B::float_neg(sin), self.0)
+        });
+    }
+}
+
+impl<B: RopeOp, C: CheckpointStrategy> RopeOp for Autodiff<B, C> {
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        params: Params,
+    ) -> FloatTensor<Self> {
+        let step = RopeStep(params).prepare::<C>([x.node()]).compute_bound();
+        let [x, cos, sin] = [x, cos, sin].map(|tensor| tensor.into_primitive());
+        let y = B::rope(x, cos.clone(), sin.clone(), params);
+        match step.stateful() {
+            OpsKind::Tracked(prep) => prep.finish([cos, sin], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
+
 /// Rotary positions: rotates channels `2j` and `2j + 1` of every head by the angle of pair `j`.
 ///
 /// `x` is `[tokens, heads · head_dim]`, `cos` and `sin` are `[tokens, head_dim / 2]`, the result
-/// has the shape of `x`. All are f32.
+/// has the shape of `x`. All are f32. Differentiable in `x`; `cos` and `sin` are constants.
 ///
 /// # Panics
 ///

@@ -48,3 +48,35 @@ fn rope_agrees_on_all_devices_for_a_slice_of_tokens() {
     });
     assert_close("rope", &wgpu, &cpu, 1e-6, 1e-6);
 }
+
+#[test]
+fn the_gradient_of_rope_is_its_transpose_on_all_devices() {
+    let (tokens, heads, pairs) = (7, 3, 5);
+    let width = 2 * heads * pairs;
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let [x, d_y] = [(1, width), (4, width)]
+            .map(|(seed, width)| crate::matrix(&values(tokens * width, seed), width, &device));
+        let [cos, sin] = [2, 3].map(|seed| {
+            crate::matrix(&values(tokens * pairs, seed), pairs, &device).require_grad()
+        });
+        // Constants need no gradient: the loss would have none.
+        let loss = |x| (rope(x, cos.clone(), sin.clone()) * d_y.clone()).sum();
+        let constant = loss(x.clone()).into_scalar::<f32>();
+        let x = x.require_grad();
+        let d_x = x.grad(&loss(x.clone()).backward()).expect("a gradient");
+        // The loss is linear in x, so that it is the product of x and its gradient.
+        let product = (x.inner() * d_x.clone()).sum().into_scalar::<f32>();
+        assert_close(name, &[product], &[constant], 1e-5, 1e-5);
+        let data = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+        let (d_y, cos, sin) = (data(d_y.clone()), data(cos.clone()), data(sin.clone()));
+        let expected: Vec<f32> = (0..tokens * width)
+            .map(|i| {
+                let angle = i / width * pairs + i / 2 % pairs;
+                let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+                d_y[i] * cos[angle] + sign * d_y[i ^ 1] * sin[angle]
+            })
+            .collect();
+        assert_close(name, &data(d_x), &expected, 1e-6, 1e-6);
+    }
+}
