@@ -16,31 +16,14 @@
 //            x then y; output channels vary fastest, because they share their input.
 // Twin:      kernels::conv3d::reference
 
-struct Params {
-    in_channels: u32,
-    in_frames: u32,
-    in_height: u32,
-    in_width: u32,
-    history_frames: u32,
-    out_channels: u32,
-    out_frames: u32,
-    out_height: u32,
-    out_width: u32,
-    stride_t: u32,
-    stride_h: u32,
-    stride_w: u32,
-    pad_t: u32,
-    pad_h: u32,
-    pad_w: u32,
-    upsample_shift: u32,
-}
-
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> history: array<f32>;
 @group(0) @binding(2) var<storage, read_write> w: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
+
+#import conv3d_frames
 
 const TAPS: u32 = KERNEL_T * KERNEL_H * KERNEL_W;
 const VECTORS: u32 = OUT_BLOCK / 4u;
@@ -56,30 +39,12 @@ struct Pixels {
     column: vec4<i32>,
 }
 
-struct Frame {
-    start: u32,        // of the frame in channel 0
-    channel_stride: u32,
-    in_history: bool,
-    exists: bool,
-}
-
 fn pixels_at(tile: u32, lane: u32) -> Pixels {
     let index = vec4(tile * TILE + lane) + vec4(0u, 1u, 2u, 3u) * WORKGROUP_SIZE;
     let row = vec4<i32>(index / params.out_width * params.stride_h) - i32(params.pad_h);
     let column = vec4<i32>(index % params.out_width * params.stride_w) - i32(params.pad_w);
     let exists = index < vec4(params.out_height * params.out_width);
     return Pixels(index, select(vec4(OUTSIDE), row, exists), column);
-}
-
-// The input frame that tap `tap_t` of output frame `frame` reads: the same for a whole workgroup.
-fn frame_at(frame: u32, tap_t: u32) -> Frame {
-    let plane = params.in_height * params.in_width;
-    let t = i32(frame * params.stride_t + tap_t) - i32(params.pad_t);
-    if t < 0 {
-        let past = t + i32(params.history_frames);
-        return Frame(u32(max(past, 0)) * plane, params.history_frames * plane, true, past >= 0);
-    }
-    return Frame(u32(t) * plane, params.in_frames * plane, false, t < i32(params.in_frames));
 }
 
 fn load(at: vec4<u32>, in_history: bool) -> vec4<f32> {

@@ -5,9 +5,7 @@
 //! matrix product of 1024² values there (8). On a CPU renderer blocks of 8 and of 32 output
 //! channels were a sixth slower than 16.
 
-use super::launch::{
-    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
-};
+use super::launch::{contiguous_f32, empty_like, flex_from_f32, launch, linear_grid, u32_from};
 use super::params::params;
 use super::{Const, Kernel};
 use burn::backend::tensor::FloatTensor;
@@ -15,9 +13,15 @@ use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 
+mod autodiff;
+mod padded;
+mod product;
 mod twin;
+mod windows;
 
+pub(super) use product::{backward_input, backward_weight};
 pub use twin::reference;
+pub(super) use twin::{for_each_term, joined_frames};
 
 /// Pixels an invocation computes.
 const PIXELS: u32 = 4;
@@ -37,8 +41,14 @@ impl Conv3d {
         Self { window: window.map(u32_from), out_block: if out_channels <= 4 { 4 } else { 16 } }
     }
 
-    fn taps(&self) -> usize {
-        self.window.iter().product::<u32>() as usize
+    /// Places of the window.
+    pub(super) fn taps(&self) -> usize {
+        self.size().iter().product()
+    }
+
+    /// The window as sizes.
+    fn size(&self) -> [usize; 3] {
+        self.window.map(|size| size as usize)
     }
 
     fn workgroups(&self, params: &Params) -> usize {
@@ -91,6 +101,28 @@ params! {
     }
 }
 
+impl Params {
+    /// Frames of `history` and `x`.
+    pub(super) fn source_frames(&self) -> usize {
+        self.history_frames as usize + self.in_frames as usize
+    }
+
+    /// Pixels of a frame of `history` and `x`.
+    pub(super) fn in_pixels(&self) -> usize {
+        self.in_height as usize * self.in_width as usize
+    }
+
+    /// Shape of `y`.
+    pub(super) fn out_shape(&self) -> [usize; 4] {
+        [self.out_channels, self.out_frames, self.out_height, self.out_width]
+            .map(|size| size as usize)
+    }
+
+    fn strides(&self) -> [usize; 3] {
+        [self.stride_t, self.stride_h, self.stride_w].map(|step| step as usize)
+    }
+}
+
 impl Kernel for Conv3d {
     const NAME: &'static str = "conv3d";
     const SOURCE: &'static str = include_str!("../../shaders/conv3d.wgsl");
@@ -136,8 +168,8 @@ pub fn pack_weight(kernel: Conv3d, weight: &[f32], in_channels: usize) -> Vec<f3
     packed
 }
 
-#[backend_extension(Cube, Flex)]
-trait Conv3dOp: Backend {
+#[backend_extension(Cube, Flex, Autodiff)]
+pub(super) trait Conv3dOp: Backend {
     fn conv3d(
         x: FloatTensor<Self>,
         history: FloatTensor<Self>,
@@ -146,11 +178,6 @@ trait Conv3dOp: Backend {
         kernel: Conv3d,
         params: Params,
     ) -> FloatTensor<Self>;
-}
-
-fn out_shape(params: &Params) -> Shape {
-    let shape = [params.out_channels, params.out_frames, params.out_height, params.out_width];
-    Shape::new(shape.map(|size| size as usize))
 }
 
 impl Conv3dOp for CubeBackend {
@@ -163,7 +190,7 @@ impl Conv3dOp for CubeBackend {
         params: Params,
     ) -> FloatTensor<Self> {
         let [x, history, w, bias] = [x, history, w, bias].map(contiguous_f32);
-        let y = empty_like(&x, out_shape(&params), DType::F32);
+        let y = empty_like(&x, Shape::new(params.out_shape()), DType::F32);
         launch(kernel, &[&x, &history, &w, &bias], &[&y], params, kernel.grid(&params));
         y
     }
@@ -178,8 +205,9 @@ impl Conv3dOp for Flex {
         kernel: Conv3d,
         params: Params,
     ) -> FloatTensor<Self> {
-        let [x, history, w, bias] = [x, history, w, bias].map(|tensor| flex_f32(&tensor));
-        flex_from_f32(reference(kernel, &x, &history, &w, &bias, params), out_shape(&params))
+        let tensors = [x, history, w, bias].map(|tensor| tensor.to_contiguous());
+        let values = tensors.each_ref().map(|tensor| tensor.storage::<f32>());
+        flex_from_f32(product::forward(kernel, values, &params), params.out_shape())
     }
 }
 

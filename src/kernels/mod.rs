@@ -11,6 +11,8 @@ pub mod attention;
 pub mod attention_backward;
 pub mod channel_norm;
 pub mod conv3d;
+pub mod conv3d_backward_input;
+pub mod conv3d_backward_weight;
 pub mod dequantize_weight;
 pub mod device;
 mod dump;
@@ -100,6 +102,8 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<attention_backward::AttentionBackward>();
     visitor.visit::<channel_norm::ChannelNorm>();
     visitor.visit::<conv3d::Conv3d>();
+    visitor.visit::<conv3d_backward_input::Conv3dBackwardInput>();
+    visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
     visitor.visit::<qmatmul::QMatmul>();
     visitor.visit::<qmatmul_float::QMatmulFloat>();

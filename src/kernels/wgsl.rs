@@ -19,6 +19,7 @@ pub enum Const {
 const SHARED: &[(&str, &str)] = &[
     ("bytes", include_str!("../../shaders/shared/bytes.wgsl")),
     ("codes", include_str!("../../shaders/shared/codes.wgsl")),
+    ("conv3d_frames", include_str!("../../shaders/shared/conv3d_frames.wgsl")),
     ("dot_packed", include_str!("../../shaders/shared/dot_packed.wgsl")),
     ("dot_portable", include_str!("../../shaders/shared/dot_portable.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),

@@ -100,6 +100,22 @@ impl Conv3d {
         }
     }
 
+    /// A layer of tensors that gradients flow back to: `weight`, flat and row-major as
+    /// [`ConvShape::weight_shape`], and `bias [out_channels]`, on one device.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit the shape.
+    pub fn from_tensor(shape: ConvShape, weight: Tensor<1>, bias: Tensor<1>) -> Self {
+        let expected: usize = shape.weight_shape().iter().product();
+        assert_eq!(weight.dims(), [expected], "Conv3d: weight of {shape:?}");
+        assert_eq!(bias.dims(), [shape.out_channels], "Conv3d: bias of {shape:?}");
+        let kernel = conv3d::Conv3d::new(shape.window, shape.out_channels);
+        let no_history = Tensor::zeros([1, 1, 1, 1], &weight.device());
+        let weight = packed(shape, kernel.out_block as usize, weight);
+        Self { shape, kernel, weight, bias, no_history }
+    }
+
     /// The layer `name.weight`, `name.bias` of a checkpoint.
     ///
     /// # Errors
@@ -175,4 +191,21 @@ impl Conv3d {
         let history = history.unwrap_or_else(|| self.no_history.clone());
         conv3d::conv3d(self.kernel, x, history, self.weight.clone(), self.bias.clone(), params)
     }
+}
+
+/// What [`conv3d::pack_weight`] gives for blocks of `block` output channels, as tensor operations.
+fn packed(shape: ConvShape, block: usize, weight: Tensor<1>) -> Tensor<1> {
+    let [out_channels, in_channels, ..] = shape.weight_shape();
+    let taps = shape.window.iter().product();
+    let mut filters = weight.reshape([out_channels, in_channels, taps]);
+    let missing = out_channels.next_multiple_of(block) - out_channels;
+    if missing > 0 {
+        let zeros = Tensor::zeros([missing, in_channels, taps], &filters.device());
+        filters = Tensor::cat(vec![filters, zeros], 0);
+    }
+    let blocks = (out_channels + missing) / block;
+    filters
+        .reshape([blocks, block, in_channels, taps])
+        .permute([0, 3, 2, 1])
+        .reshape([blocks * block * in_channels * taps])
 }

@@ -5,16 +5,16 @@ use qvgen::kernels::Kernel;
 use qvgen::kernels::conv3d::{Conv3d, Params, conv3d, pack_weight, reference};
 
 /// One call: parameters with the inputs they ask for, the weight as checkpoints store it.
-struct Case {
-    params: Params,
-    x: Vec<f32>,
-    history: Vec<f32>,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+pub(crate) struct Case {
+    pub(crate) params: Params,
+    pub(crate) x: Vec<f32>,
+    pub(crate) history: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Case {
-    fn new(kernel: Conv3d, params: Params) -> Self {
+    pub(crate) fn new(kernel: Conv3d, params: Params) -> Self {
         let frame = params.in_channels * params.in_height * params.in_width;
         let taps: u32 = kernel.window.iter().product();
         Self {
@@ -26,14 +26,19 @@ impl Case {
         }
     }
 
-    fn out_len(&self) -> usize {
+    pub(crate) fn out_len(&self) -> usize {
         let Params { out_channels, out_frames, out_height, out_width, .. } = self.params;
         (out_channels * out_frames * out_height * out_width) as usize
     }
 }
 
 /// Parameters of a convolution that keeps the frame size: zeros all around, history in front.
-fn same(window: [u32; 3], [c, t, h, w]: [u32; 4], out_channels: u32, history: u32) -> Params {
+pub(crate) fn same(
+    window: [u32; 3],
+    [c, t, h, w]: [u32; 4],
+    out_channels: u32,
+    history: u32,
+) -> Params {
     Params {
         in_channels: c,
         in_frames: t,
@@ -54,8 +59,9 @@ fn same(window: [u32; 3], [c, t, h, w]: [u32; 4], out_channels: u32, history: u3
     }
 }
 
-/// What the layers ask for: no history, part of one, all of it, upsampled, strided; ragged sizes.
-fn all_params(window: [u32; 3]) -> Vec<Params> {
+/// What the layers ask for and more: no history, part of one, all of it, more than that; upsampled,
+/// strided, both; borders that differ; ragged sizes.
+pub(crate) fn all_params(window: [u32; 3]) -> Vec<Params> {
     let plain = same(window, [1, 1, 1, 1], 1, 0);
     let ragged = same(window, [5, 2, 7, 9], 18, window[0] - 1);
     let partly = same(window, [17, 3, 4, 5], 3, u32::from(window[0] > 1));
@@ -65,59 +71,91 @@ fn all_params(window: [u32; 3]) -> Vec<Params> {
     let strided = Params { stride_h: 2, stride_w: 2, out_height: 3, out_width: 4, ..ragged };
     let halved = Params { stride_t: 2, pad_t: 1, in_frames: 4, out_frames: 2, ..ragged };
     let right_bottom = Params { pad_h: 0, pad_w: 0, ..strided };
-    vec![plain, ragged, partly, several_tiles, upsampled, strided, halved, right_bottom]
+    let long_history = Params { history_frames: window[0] + 2, ..partly };
+    let upsampled_strided =
+        Params { out_height: 7, out_width: 9, stride_h: 2, stride_w: 2, ..upsampled };
+    let wide_borders = Params { pad_h: 3, pad_w: 0, out_height: 8, out_width: 6, ..ragged };
+    vec![
+        plain,
+        ragged,
+        partly,
+        several_tiles,
+        upsampled,
+        strided,
+        halved,
+        right_bottom,
+        long_history,
+        upsampled_strided,
+        wide_borders,
+    ]
 }
 
-/// The definition, in f64 and one output at a time.
-fn definition(kernel: Conv3d, case: &Case) -> Vec<f32> {
-    let p = case.params;
-    let plane = (p.in_height * p.in_width) as i64;
-    let at = |channel: u32, t: i64, row: i64, column: i64| -> f64 {
-        let inside = |v: i64, len: u32| v >= 0 && v < i64::from(len << p.upsample_shift);
-        if !inside(row, p.in_height) || !inside(column, p.in_width) || t >= i64::from(p.in_frames) {
-            return 0.0;
-        }
-        let pixel =
-            (row >> p.upsample_shift) * i64::from(p.in_width) + (column >> p.upsample_shift);
-        let past = t + i64::from(p.history_frames);
-        match (t >= 0, past >= 0) {
-            (true, _) => {
-                let frame = i64::from(channel * p.in_frames) + t;
-                f64::from(case.x[(frame * plane + pixel) as usize])
-            }
-            (false, true) => {
-                let frame = i64::from(channel * p.history_frames) + past;
-                f64::from(case.history[(frame * plane + pixel) as usize])
-            }
-            (false, false) => 0.0,
-        }
-    };
+/// One product of the definition: `y[output] += weight[weight] · input`.
+pub(crate) struct Product {
+    /// Into x, or into the history.
+    pub(crate) input: Result<usize, usize>,
+    /// Into the weight as checkpoints store it.
+    pub(crate) weight: usize,
+    pub(crate) output: usize,
+}
+
+/// Calls `visit` with every product of the definition that does not read a zero.
+pub(crate) fn for_each_product(kernel: Conv3d, p: Params, mut visit: impl FnMut(Product)) {
     let [kt, kh, kw] = kernel.window;
-    let output = |o: u32, t: u32, row: u32, column: u32| {
-        let mut sum = f64::from(case.bias[o as usize]);
-        for i in 0..p.in_channels * kt * kh * kw {
-            let (c, tap) = (i / (kt * kh * kw), i % (kt * kh * kw));
-            let place = |out: u32, stride: u32, tap: u32, pad: u32| {
-                i64::from(out * stride + tap) - i64::from(pad)
-            };
-            let value = at(
-                c,
-                place(t, p.stride_t, tap / (kh * kw), p.pad_t),
-                place(row, p.stride_h, tap / kw % kh, p.pad_h),
-                place(column, p.stride_w, tap % kw, p.pad_w),
-            );
-            sum += value * f64::from(case.weight[(o * p.in_channels * kt * kh * kw + i) as usize]);
-        }
-        sum as f32
+    let limits = [p.in_height << p.upsample_shift, p.in_width << p.upsample_shift];
+    let at = |out: u32, stride: u32, tap: u32, pad: u32| -> i64 {
+        i64::from(out * stride + tap) - i64::from(pad)
     };
-    (0..case.out_len() as u32)
-        .map(|i| {
-            let (pixel, frame) =
-                (i % (p.out_height * p.out_width), i / (p.out_height * p.out_width));
-            let (o, t) = (frame / p.out_frames, frame % p.out_frames);
-            output(o, t, pixel / p.out_width, pixel % p.out_width)
-        })
-        .collect()
+    let pixels = p.out_height * p.out_width;
+    for i in 0..p.out_channels * p.out_frames * pixels {
+        let (o, t, row, column) = (
+            i / (p.out_frames * pixels),
+            i / pixels % p.out_frames,
+            i / p.out_width % p.out_height,
+            i % p.out_width,
+        );
+        for k in 0..p.in_channels * kt * kh * kw {
+            let (c, tap) = (k / (kt * kh * kw), k % (kt * kh * kw));
+            let t = at(t, p.stride_t, tap / (kh * kw), p.pad_t);
+            let row = at(row, p.stride_h, tap / kw % kh, p.pad_h);
+            let column = at(column, p.stride_w, tap % kw, p.pad_w);
+            let inside = |v: i64, len: u32| v >= 0 && v < i64::from(len);
+            let past = t + i64::from(p.history_frames);
+            if past < 0
+                || t >= i64::from(p.in_frames)
+                || !inside(row, limits[0])
+                || !inside(column, limits[1])
+            {
+                continue;
+            }
+            let shift = p.upsample_shift;
+            let place = |frame: i64, frames: u32| {
+                let row = (i64::from(c * frames) + frame) * i64::from(p.in_height) + (row >> shift);
+                (row * i64::from(p.in_width) + (column >> shift)) as usize
+            };
+            let input =
+                if t >= 0 { Ok(place(t, p.in_frames)) } else { Err(place(past, p.history_frames)) };
+            let weight = (o * p.in_channels * kt * kh * kw + k) as usize;
+            visit(Product { input, weight, output: i as usize });
+        }
+    }
+}
+
+/// f64 values as f32.
+pub(crate) fn rounded(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}
+
+/// The definition, in f64.
+pub(crate) fn definition(kernel: Conv3d, case: &Case) -> Vec<f32> {
+    let channel_len = case.out_len() / case.bias.len();
+    let mut y: Vec<f64> =
+        (0..case.out_len()).map(|i| f64::from(case.bias[i / channel_len])).collect();
+    for_each_product(kernel, case.params, |Product { input, weight, output }| {
+        let input = input.map_or_else(|past| case.history[past], |i| case.x[i]);
+        y[output] += f64::from(case.weight[weight]) * f64::from(input);
+    });
+    rounded(&y)
 }
 
 #[test]

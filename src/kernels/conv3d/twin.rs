@@ -1,13 +1,74 @@
-//! The plain-Rust twin of the shader, which is also the convolution of the CPU device.
+//! The plain-Rust twins of the convolution and its gradients: one definition, read three ways.
 
 use super::{Conv3d, Params};
-use rayon::prelude::*;
 
-/// Columns and output channels whose sums the twin holds in registers.
-const LANES: usize = 8;
-const ROWS: usize = 4;
+/// One product of the convolution, `y[output] += w[weight] · frames[input]`, as indices.
+pub(in crate::kernels) struct Term {
+    /// Into the weight as [`super::pack_weight`] lays it out.
+    pub weight: usize,
+    /// Into `[in_channels, history_frames + in_frames, in_height, in_width]`.
+    pub input: usize,
+    /// Into `[out_channels, out_frames, out_height, out_width]`.
+    pub output: usize,
+}
 
-/// Plain-Rust twin of the shader, a row of a block of output channels at a time.
+/// Calls `visit` with every product whose input is not a zero around the frames.
+pub(in crate::kernels) fn for_each_term(
+    kernel: Conv3d,
+    params: &Params,
+    mut visit: impl FnMut(Term),
+) {
+    let [_, kernel_h, kernel_w] = kernel.size();
+    let in_channels = params.in_channels as usize;
+    let block = kernel.out_block as usize;
+    let [out_channels, frames, height, width] = params.out_shape();
+    let [in_frames, in_pixels] = [params.source_frames(), params.in_pixels()];
+    for output in 0..out_channels * frames * height * width {
+        let out_channel = output / (frames * height * width);
+        let place = [output / (height * width) % frames, output / width % height, output % width];
+        for tap in 0..kernel.taps() {
+            let tap_place =
+                [tap / (kernel_h * kernel_w), tap / kernel_w % kernel_h, tap % kernel_w];
+            let Some([frame, pixel]) = source(params, place, tap_place) else { continue };
+            for channel in 0..in_channels {
+                let row = (out_channel / block * kernel.taps() + tap) * in_channels + channel;
+                visit(Term {
+                    weight: row * block + out_channel % block,
+                    input: (channel * in_frames + frame) * in_pixels + pixel,
+                    output,
+                });
+            }
+        }
+    }
+}
+
+/// The frame, counted from the first of the history, and the pixel that tap `tap` of output place
+/// `place` reads (each in time, height and width); `None` where it reads a zero.
+fn source(params: &Params, place: [usize; 3], tap: [usize; 3]) -> Option<[usize; 2]> {
+    let strides = [params.stride_t, params.stride_h, params.stride_w];
+    let padded: [usize; 3] =
+        std::array::from_fn(|axis| place[axis] * strides[axis] as usize + tap[axis]);
+    let frame = (padded[0] + params.history_frames as usize).checked_sub(params.pad_t as usize)?;
+    let row = padded[1].checked_sub(params.pad_h as usize)? >> params.upsample_shift;
+    let column = padded[2].checked_sub(params.pad_w as usize)? >> params.upsample_shift;
+    let inside = frame < params.source_frames()
+        && row < params.in_height as usize
+        && column < params.in_width as usize;
+    inside.then_some([frame, row * params.in_width as usize + column])
+}
+
+/// `[in_channels, history_frames + in_frames, in_height, in_width]` of `history` and `x`.
+pub(in crate::kernels) fn joined_frames(params: &Params, x: &[f32], history: &[f32]) -> Vec<f32> {
+    let pixels = params.in_pixels();
+    let [past, present] = [params.history_frames, params.in_frames].map(|n| n as usize * pixels);
+    (0..params.in_channels as usize)
+        .flat_map(|channel| {
+            [&history[channel * past..][..past], &x[channel * present..][..present]].concat()
+        })
+        .collect()
+}
+
+/// Plain-Rust twin of the shader: the definition, one product after the other.
 pub fn reference(
     kernel: Conv3d,
     x: &[f32],
@@ -16,121 +77,10 @@ pub fn reference(
     bias: &[f32],
     params: Params,
 ) -> Vec<f32> {
-    let block = kernel.out_block as usize;
-    let [frames, height, width] =
-        [params.out_frames, params.out_height, params.out_width].map(|size| size as usize);
-    let out_channels = params.out_channels as usize;
-    let (rows_per_block, padded) = (frames * height, width.next_multiple_of(LANES));
-    // [blocks, frames, height, block, padded width]
-    let mut blocked = vec![0.0; out_channels.div_ceil(block) * rows_per_block * block * padded];
-    blocked.par_chunks_exact_mut(block * padded).enumerate().for_each(|(row, sums)| {
-        let place = [row / rows_per_block, row / height % frames, row % height];
-        for (channel, sums) in sums.chunks_exact_mut(padded).enumerate() {
-            sums.fill(bias.get(place[0] * block + channel).copied().unwrap_or(0.0));
-        }
-        accumulate_row(kernel, x, history, w, &params, place, sums);
-    });
-    let mut y = Vec::with_capacity(out_channels * rows_per_block * width);
-    for channel in 0..out_channels {
-        for row in 0..rows_per_block {
-            let start = (channel / block * rows_per_block + row) * block + channel % block;
-            y.extend_from_slice(&blocked[start * padded..][..width]);
-        }
-    }
+    let frames = joined_frames(&params, x, history);
+    let channel_len = params.out_shape()[1..].iter().product();
+    let mut y: Vec<f32> =
+        bias.iter().flat_map(|&bias| std::iter::repeat_n(bias, channel_len)).collect();
+    for_each_term(kernel, &params, |term| y[term.output] += w[term.weight] * frames[term.input]);
     y
-}
-
-/// Adds all taps of output row `[block, frame, row]` to `sums`, `[out_block, padded width]`.
-fn accumulate_row(
-    kernel: Conv3d,
-    x: &[f32],
-    history: &[f32],
-    w: &[f32],
-    params: &Params,
-    [block, frame, row]: [usize; 3],
-    sums: &mut [f32],
-) {
-    let (in_channels, out_block) = (params.in_channels as usize, kernel.out_block as usize);
-    let [_, kernel_h, kernel_w] = kernel.window.map(|size| size as usize);
-    let (height, width) = (params.in_height as usize, params.in_width as usize);
-    let padded = sums.len() / out_block;
-    let mut values = vec![0.0; in_channels * padded];
-    for tap in 0..kernel.taps() {
-        let tap_t = tap / (kernel_h * kernel_w);
-        let Some((in_history, frame)) = source_frame(params, frame, tap_t) else { continue };
-        let (source, source_frames) =
-            if in_history { (history, params.history_frames) } else { (x, params.in_frames) };
-        let upsampled = row * params.stride_h as usize + tap / kernel_w % kernel_h;
-        let Some(row) = upsampled.checked_sub(params.pad_h as usize) else { continue };
-        let row = row >> params.upsample_shift;
-        if row >= height {
-            continue;
-        }
-        for (channel, values) in values.chunks_exact_mut(padded).enumerate() {
-            let start = ((channel * source_frames as usize + frame) * height + row) * width;
-            gather_row(params, &source[start..][..width], tap % kernel_w, values);
-        }
-        let weights = in_channels * out_block;
-        let weights = &w[(block * kernel.taps() + tap) * weights..][..weights];
-        multiply(weights, &values, padded, sums);
-    }
-}
-
-/// `sums [out_block, padded] += weightsᵀ [in_channels, out_block] · values [in_channels, padded]`,
-/// a patch of `ROWS × LANES` at a time.
-fn multiply(weights: &[f32], values: &[f32], padded: usize, sums: &mut [f32]) {
-    let (out_rows, columns) = (sums.len() / padded / ROWS, padded / LANES);
-    // Arrays of a known length, so that a patch stays in registers.
-    let weights = weights.as_chunks::<ROWS>().0;
-    let values = values.as_chunks::<LANES>().0;
-    let sums = sums.as_chunks_mut::<LANES>().0;
-    for o in 0..out_rows {
-        for column in 0..columns {
-            let mut patch = [[0.0_f32; LANES]; ROWS];
-            for (weights, values) in
-                weights.chunks_exact(out_rows).zip(values.chunks_exact(columns))
-            {
-                let (weights, values) = (&weights[o], &values[column]);
-                // Constant ranges are unrolled; iterators were not, below the highest level.
-                for row in 0..ROWS {
-                    for lane in 0..LANES {
-                        patch[row][lane] += weights[row] * values[lane];
-                    }
-                }
-            }
-            for (row, patch) in patch.iter().enumerate() {
-                let sums = &mut sums[(o * ROWS + row) * columns + column];
-                for (sum, value) in sums.iter_mut().zip(patch) {
-                    *sum += value;
-                }
-            }
-        }
-    }
-}
-
-/// Which frame tap `tap_t` of output frame `frame` reads, and whether it lies in the history.
-fn source_frame(params: &Params, frame: usize, tap_t: usize) -> Option<(bool, usize)> {
-    let padded = frame * params.stride_t as usize + tap_t;
-    let pad = params.pad_t as usize;
-    match padded.checked_sub(pad) {
-        Some(t) => (t < params.in_frames as usize).then_some((false, t)),
-        None => (padded + params.history_frames as usize).checked_sub(pad).map(|t| (true, t)),
-    }
-}
-
-/// The value under tap `tap_w` for each output column, zero beyond the borders.
-fn gather_row(params: &Params, row: &[f32], tap_w: usize, values: &mut [f32]) {
-    let (stride, pad) = (params.stride_w as usize, params.pad_w as usize);
-    if stride == 1 && params.upsample_shift == 0 {
-        values.fill(0.0);
-        let (skipped, from) = (pad.saturating_sub(tap_w), tap_w.saturating_sub(pad));
-        for (value, x) in values.iter_mut().skip(skipped).zip(row.iter().skip(from)) {
-            *value = *x;
-        }
-        return;
-    }
-    for (column, value) in values.iter_mut().enumerate() {
-        let at = (column * stride + tap_w).checked_sub(pad);
-        *value = at.and_then(|at| row.get(at >> params.upsample_shift)).copied().unwrap_or(0.0);
-    }
 }
