@@ -17,6 +17,9 @@ pub mod dequantize_weight;
 pub mod device;
 mod dump;
 mod element;
+mod fake_quantize;
+pub mod fake_quantize_weight;
+pub mod fake_quantize_weight_backward;
 mod launch;
 mod packed_tensor;
 mod params;
@@ -32,6 +35,8 @@ mod wgsl;
 
 pub use dequantize_weight::dequantize_weight;
 pub use element::{Dot, Element};
+pub use fake_quantize_weight::fake_quantize_weight;
+pub use fake_quantize_weight_backward::{WeightGradients, fake_quantize_weight_backward};
 pub use packed_tensor::{GRID_WORDS, PackedTensor};
 pub use qmatmul::qmatmul;
 pub use qmatmul_float::qmatmul_float;
@@ -105,6 +110,8 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<conv3d_backward_input::Conv3dBackwardInput>();
     visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<fake_quantize_weight::FakeQuantizeWeight>();
+    visitor.visit::<fake_quantize_weight_backward::FakeQuantizeWeightBackward>();
     visitor.visit::<qmatmul::QMatmul>();
     visitor.visit::<qmatmul_float::QMatmulFloat>();
     visitor.visit::<qmatvec::QMatvec>();
