@@ -18,6 +18,8 @@ pub mod device;
 mod dump;
 mod element;
 mod fake_quantize;
+pub mod fake_quantize_tokens;
+pub mod fake_quantize_tokens_backward;
 pub mod fake_quantize_weight;
 pub mod fake_quantize_weight_backward;
 mod launch;
@@ -35,6 +37,8 @@ mod wgsl;
 
 pub use dequantize_weight::dequantize_weight;
 pub use element::{Dot, Element};
+pub use fake_quantize_tokens::{FakeQuantTokens, clip_factors, fake_quantize_tokens};
+pub use fake_quantize_tokens_backward::{TokenGradients, fake_quantize_tokens_backward};
 pub use fake_quantize_weight::fake_quantize_weight;
 pub use fake_quantize_weight_backward::{WeightGradients, fake_quantize_weight_backward};
 pub use packed_tensor::{GRID_WORDS, PackedTensor};
@@ -110,6 +114,8 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<conv3d_backward_input::Conv3dBackwardInput>();
     visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<fake_quantize_tokens::FakeQuantizeTokens>();
+    visitor.visit::<fake_quantize_tokens_backward::FakeQuantizeTokensBackward>();
     visitor.visit::<fake_quantize_weight::FakeQuantizeWeight>();
     visitor.visit::<fake_quantize_weight_backward::FakeQuantizeWeightBackward>();
     visitor.visit::<qmatmul::QMatmul>();

@@ -23,6 +23,7 @@ const SHARED: &[(&str, &str)] = &[
     ("dot_packed", include_str!("../../shaders/shared/dot_packed.wgsl")),
     ("dot_portable", include_str!("../../shaders/shared/dot_portable.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+    ("token_extremes", include_str!("../../shaders/shared/token_extremes.wgsl")),
     ("uniform", include_str!("../../shaders/shared/uniform.wgsl")),
 ];
 
