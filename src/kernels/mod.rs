@@ -17,6 +17,7 @@ pub mod dequantize_weight;
 pub mod device;
 mod dump;
 mod element;
+pub mod fake_quant_linear;
 mod fake_quantize;
 pub mod fake_quantize_tokens;
 pub mod fake_quantize_tokens_backward;
@@ -37,6 +38,7 @@ mod wgsl;
 
 pub use dequantize_weight::dequantize_weight;
 pub use element::{Dot, Element};
+pub use fake_quant_linear::fake_quant_linear;
 pub use fake_quantize_tokens::{FakeQuantTokens, clip_factors, fake_quantize_tokens};
 pub use fake_quantize_tokens_backward::{TokenGradients, fake_quantize_tokens_backward};
 pub use fake_quantize_weight::fake_quantize_weight;

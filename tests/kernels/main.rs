@@ -12,6 +12,7 @@ mod conv3d_backward_weight;
 mod conv3d_gradients;
 mod dequantize_weight;
 mod extremes;
+mod fake_quant_linear;
 mod fake_quantize_tokens;
 mod fake_quantize_tokens_backward;
 mod fake_quantize_weight;
