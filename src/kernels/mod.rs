@@ -7,6 +7,7 @@
 
 use std::{fmt::Debug, hash::Hash};
 
+pub mod adamw;
 pub mod attention;
 pub mod attention_backward;
 pub mod channel_norm;
@@ -36,6 +37,7 @@ pub mod self_test;
 mod vectorized;
 mod wgsl;
 
+pub use adamw::{AdamWStep, adamw};
 pub use dequantize_weight::dequantize_weight;
 pub use element::{Dot, Element};
 pub use fake_quant_linear::fake_quant_linear;
@@ -109,6 +111,7 @@ pub trait KernelVisitor {
 
 /// The list of kernels.
 pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
+    visitor.visit::<adamw::AdamW>();
     visitor.visit::<attention::Attention>();
     visitor.visit::<attention_backward::AttentionBackward>();
     visitor.visit::<channel_norm::ChannelNorm>();

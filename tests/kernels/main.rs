@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod adamw;
 mod attention;
 mod attention_backward;
 mod channel_norm;
