@@ -19,6 +19,7 @@ mod fake_quantize_tokens_backward;
 mod fake_quantize_weight;
 mod fake_quantize_weight_backward;
 mod folded_grids;
+mod orthonormalize;
 mod qmatmul;
 mod qmatmul_float;
 mod qmatvec;
