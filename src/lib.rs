@@ -7,7 +7,7 @@
 //!
 //! # The map
 //!
-//! Seven modules and the command line; imports point up this table only, and
+//! Eight modules and the command line; imports point up this table only, and
 //! `tests/architecture.rs` holds them to it.
 //!
 //! | module | what it decides | may import |
@@ -18,6 +18,7 @@
 //! | [`models`] | architectures that read like their papers | `nn` |
 //! | [`method`] | how a full-precision model becomes a quantized one | `nn`, `kernels`, `quant` |
 //! | [`pipeline`] | files and loops: checkpoints, text, schedulers, videos | all above |
+//! | [`world`] | what a small model learns: scenes, captions, and reading them back from pixels | nothing |
 //! | [`mod@bench`] | how fast a kernel is: verified, repeated, with its spread | `kernels`, `quant` |
 //! | [`cli`] | arguments and printing, nothing else | all above |
 //!
@@ -62,3 +63,4 @@ pub mod models;
 pub mod nn;
 pub mod pipeline;
 pub mod quant;
+pub mod world;

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("models", &["nn"]),
     ("method", &["nn", "kernels", "quant"]),
     ("pipeline", &["models", "method", "nn", "kernels", "quant"]),
+    ("world", &[]),
     ("bench", &["kernels", "quant"]),
     ("cli", &["bench", "pipeline", "models", "method", "nn", "kernels", "quant"]),
 ];
