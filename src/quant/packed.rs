@@ -69,6 +69,23 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
+    /// The codes of `values`, rows of `in_features`, on one given grid per row.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one grid per row.
+    pub fn of_grids(
+        values: &[f32],
+        in_features: usize,
+        bits: Bits,
+        scheme: Scheme,
+        grids: &[Grid],
+    ) -> Self {
+        assert_eq!(values.len(), grids.len() * in_features, "values of {} rows", grids.len());
+        let grid_of = |row: usize, _: &[f32]| grids[row];
+        quantize_rows(values, in_features, in_features, bits, scheme, grid_of)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.grids.len() / self.groups()
@@ -131,14 +148,15 @@ impl PackedRows {
     }
 }
 
-/// Quantizes `rows` of `in_features` values, each group with the grid that `grid_of` gives it.
+/// Quantizes `rows` of `in_features` values, each group with the grid that `grid_of` gives for
+/// the number of its row and its values.
 fn quantize_rows(
     values: &[f32],
     in_features: usize,
     group_size: usize,
     bits: Bits,
     scheme: Scheme,
-    grid_of: impl Fn(&[f32]) -> Grid + Sync,
+    grid_of: impl Fn(usize, &[f32]) -> Grid + Sync,
 ) -> PackedRows {
     assert!(
         in_features > 0 && group_size > 0 && values.len().is_multiple_of(in_features),
@@ -147,11 +165,12 @@ fn quantize_rows(
     );
     let rows: Vec<(Vec<u32>, Vec<Grid>, Vec<i32>)> = values
         .par_chunks(in_features)
-        .map(|row| {
+        .enumerate()
+        .map(|(index, row)| {
             let mut codes = Vec::with_capacity(in_features);
             let (mut grids, mut sums) = (Vec::new(), Vec::new());
             for group in row.chunks(group_size) {
-                let grid = grid_of(group);
+                let grid = grid_of(index, group);
                 let start = codes.len();
                 codes.extend(group.iter().map(|&value| grid.code(scheme, bits, value)));
                 grids.push(grid);
@@ -188,7 +207,7 @@ pub fn quantize_weight(weight: &[f32], in_features: usize, spec: WeightSpec) -> 
         "group size {group_size} is no multiple of {}",
         super::CODES_PER_BLOCK
     );
-    quantize_rows(weight, in_features, group_size, spec.bits, spec.scheme, |group| {
+    quantize_rows(weight, in_features, group_size, spec.bits, spec.scheme, |_, group| {
         calibrate(spec.calibration, spec.scheme, spec.bits, group)
     })
 }
@@ -199,7 +218,7 @@ pub fn quantize_weight(weight: &[f32], in_features: usize, spec: WeightSpec) -> 
 ///
 /// If `x` is no whole number of rows.
 pub fn quantize_tokens(x: &[f32], in_features: usize, spec: TokenSpec) -> PackedRows {
-    quantize_rows(x, in_features, in_features, spec.bits, spec.scheme, |token| {
+    quantize_rows(x, in_features, in_features, spec.bits, spec.scheme, |_, token| {
         if matches!(spec.range, TokenRange::Dynamic { .. })
             && token.iter().any(|value| !value.is_finite())
         {

@@ -16,6 +16,21 @@ pub struct Precision {
 impl Precision {
     /// Nothing quantized.
     pub const FULL: Self = Self { weights: None, activations: None };
+
+    /// The precision of layers that have these: one, `mixed (…)`, or `full`.
+    pub fn summary(layers: impl Iterator<Item = Self>) -> String {
+        let mut found: Vec<String> = layers
+            .filter(|precision| precision.weights.is_some())
+            .map(|precision| precision.to_string())
+            .collect();
+        found.sort();
+        found.dedup();
+        match found.as_slice() {
+            [] => Self::FULL.to_string(),
+            [one] => one.clone(),
+            several => format!("mixed ({})", several.join(", ")),
+        }
+    }
 }
 
 impl fmt::Display for Precision {
