@@ -92,7 +92,7 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + vectorized::exp(-x))
 }
 
-/// Gradients of [`reference`] in `x` and `gamma`, from that of its result.
+/// Gradients of [`reference()`] in `x` and `gamma`, from that of its result.
 ///
 /// With `n = x · factor` and `d_n` its gradient, `d_x = factor · (d_n − n · Σ d_n n / channels)`,
 /// the sum over the channels of the pixel.

@@ -9,8 +9,6 @@ use qvgen::kernels::conv3d::{Conv3d, Params, conv3d, pack_weight, reference};
 use qvgen::kernels::conv3d_backward_input::{Conv3dBackwardInput, reference as input_reference};
 use qvgen::kernels::conv3d_backward_weight::{Conv3dBackwardWeight, reference as weight_reference};
 use qvgen::nn::{Conv3d as Layer, ConvShape};
-use std::io::Write as _;
-use std::time::{Duration, Instant};
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
@@ -245,57 +243,5 @@ fn what_is_not_tracked_gets_no_gradient_and_costs_none() {
         assert!(inputs.history.grad(&gradients).is_none(), "{name}");
         let d_bias = read(inputs.bias.grad(&gradients).expect("the bias is tracked"));
         assert_close(name, &d_bias, &[60.0; 6], 1e-5, 0.0);
-    }
-}
-
-/// The shortest of many runs.
-fn shortest(mut timed: impl FnMut() -> Duration) -> Duration {
-    (0..40).map(|_| timed()).min().unwrap_or_default()
-}
-
-/// `RAYON_NUM_THREADS=1 cargo test --release --test kernels report_speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a report of the CPU device's speed, not a check"]
-fn report_speed_on_the_cpu() {
-    let device = Device::flex().autodiff();
-    for [channels, frames, size] in [[8, 9, 64], [16, 9, 32], [32, 5, 16], [32, 3, 8], [96, 4, 32]]
-    {
-        let kernel = Conv3d::new([3, 3, 3], channels as usize);
-        let params = same(kernel.window, [channels, frames, size, size], channels, 2);
-        let case = Case::new(kernel, params);
-        let inputs = Inputs::new(kernel, &case, &device);
-        let Inputs { x, history, w, bias } = Inputs::new(kernel, &case, &device);
-        let untracked = Inputs {
-            x: x.set_require_grad(false),
-            history: history.set_require_grad(false),
-            w: w.set_require_grad(false),
-            bias: bias.set_require_grad(false),
-        };
-        let timed = |work: &mut dyn FnMut()| {
-            let start = Instant::now();
-            work();
-            start.elapsed()
-        };
-        let forward = shortest(|| timed(&mut || drop(untracked.forward(kernel, params))));
-        let backward = |x: &Inputs, w: &Inputs| {
-            let mixed = Inputs {
-                x: x.x.clone(),
-                history: x.history.clone(),
-                w: w.w.clone(),
-                bias: w.bias.clone(),
-            };
-            shortest(|| {
-                let loss = mixed.forward(kernel, params).sum();
-                timed(&mut || drop(loss.clone().backward()))
-            })
-        };
-        let times = [forward, backward(&inputs, &untracked), backward(&untracked, &inputs)];
-        let work = f64::from(2 * 27 * channels * channels * frames * size * size);
-        let speeds = times.map(|time| format!("{:.1}", work / time.as_secs_f64() / 1e9));
-        let _ = writeln!(
-            std::io::stderr(),
-            "{channels} channels, {frames}×{size}×{size}: {} GFLOP/s forward, input, weight",
-            speeds.join(", ")
-        );
     }
 }
