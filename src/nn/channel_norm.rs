@@ -28,8 +28,7 @@ impl ChannelNorm {
     ) -> Result<Self, WeightError> {
         let mut shape = vec![1; ones + 1];
         shape[0] = channels;
-        let gamma = weights.values(&format!("{name}.gamma"), &shape)?;
-        Ok(Self { gamma: Tensor::from_data(gamma.as_slice(), weights.device()), silu })
+        Ok(Self { gamma: weights.tensor_of(&format!("{name}.gamma"), &shape)?, silu })
     }
 
     /// The norm of `x [channels, frames, height, width]`, of the same shape.

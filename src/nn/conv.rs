@@ -150,9 +150,9 @@ impl Conv3d {
         shape: ConvShape,
         stored: &[usize],
     ) -> Result<Self, WeightError> {
-        let weight = weights.values(&format!("{name}.weight"), stored)?;
-        let bias = weights.values(&format!("{name}.bias"), &[shape.out_channels])?;
-        Ok(Self::new(shape, &weight, bias, weights.device()))
+        let weight = weights.tensor_of(&format!("{name}.weight"), stored)?;
+        let bias = weights.tensor_of(&format!("{name}.bias"), &[shape.out_channels])?;
+        Ok(Self::from_tensor(shape, weight, bias))
     }
 
     /// The convolution of `x [in_channels, frames, height, width]`.

@@ -1,5 +1,6 @@
 //! `y = x · Wᵀ + b` in every precision a model may be loaded in.
 
+use super::QuantAwareLinear;
 use super::limits::{MAX_DISPATCH_OPS, dispatch_rows, map_token_chunks};
 use crate::kernels::{
     GRID_WORDS, PackedTensor, dequantize_weight, qmatmul, qmatmul_float, qmatvec, quantize_tokens,
@@ -13,6 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 /// The weight is `[out_features, in_features]`, as checkpoints store it (Burn's own `Linear` is
 /// transposed). Layers larger than the device can bind are split along `out_features`.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value per layer; tensors are handles")]
 pub enum Linear {
     /// Full precision.
     Full(FullLinear),
@@ -20,6 +22,8 @@ pub enum Linear {
     FakeQuant(FakeQuantLinear),
     /// Packed codes, multiplied by the quantized kernels.
     Packed(PackedLinear),
+    /// Rounded in floats, with gradients.
+    QuantAware(QuantAwareLinear),
 }
 
 impl Linear {
@@ -33,6 +37,7 @@ impl Linear {
             Self::Full(linear) => linear.forward(x),
             Self::FakeQuant(linear) => linear.forward(x),
             Self::Packed(linear) => linear.forward_within(x, MAX_DISPATCH_OPS),
+            Self::QuantAware(linear) => linear.forward(x),
         }
     }
 
@@ -42,6 +47,7 @@ impl Linear {
             Self::Full(linear) => linear.bytes(),
             Self::FakeQuant(linear) => linear.full.bytes(),
             Self::Packed(linear) => linear.bytes(),
+            Self::QuantAware(linear) => linear.bytes(),
         }
     }
 }
@@ -76,6 +82,11 @@ impl FullLinear {
             Tensor::from_data(TensorData::new(bias, shape), device)
         });
         Self { parts: parts.collect(), bias }
+    }
+
+    /// A layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`, in one part.
+    pub fn from_tensors(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self { parts: vec![weight.transpose()], bias: bias.map(Tensor::unsqueeze) }
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {

@@ -67,6 +67,24 @@ pub trait WeightSource {
     /// If it is missing, not of `shape`, or holds values that are not finite.
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError>;
 
+    /// Tensor `name` on `device`, its elements in one row.
+    ///
+    /// A source of parameters in training hands out tensors that gradients are asked of.
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightSource::values`].
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<Tensor<1>, WeightError> {
+        let values = self.values(name, shape)?;
+        let len = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [len]), device))
+    }
+
     /// Some rows of the two-dimensional tensor `name`, without reading the others.
     ///
     /// # Errors
@@ -144,8 +162,16 @@ impl<'a> Weights<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
-        let values = self.values(name, &shape)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), &self.device))
+        Ok(self.tensor_of(name, &shape)?.reshape(shape))
+    }
+
+    /// Tensor `name` of `shape` on the device, its elements in one row.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightSource::values`].
+    pub fn tensor_of(&self, name: &str, shape: &[usize]) -> Result<Tensor<1>, WeightError> {
+        self.source.tensor(&self.full(name), shape, &self.device)
     }
 
     /// Some rows of tensor `name` as f32 values.

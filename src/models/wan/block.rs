@@ -78,18 +78,9 @@ fn row(table: &Tensor<2>, index: usize) -> Tensor<2> {
     table.clone().narrow(0, index, 1)
 }
 
-/// What a forward pass gives to every block.
-pub(super) struct Conditioning {
-    /// The projected timestep, `[6, dim]`: shift, scale, gate before attention, then before the
-    /// feed-forward layer.
-    pub(super) timestep: Tensor<2>,
-    /// One per tensor of tokens.
-    pub(super) rotations: Vec<Rotation>,
-}
-
 /// One transformer block.
 #[derive(Debug)]
-pub(super) struct Block {
+pub struct WanBlock {
     index: usize,
     /// `[6, dim]`.
     scale_shift_table: Tensor<2>,
@@ -105,9 +96,13 @@ pub(super) struct Block {
     ffn_tokens: usize,
 }
 
-impl Block {
+impl WanBlock {
     /// Block `index` of the transformer at `weights`.
-    pub(super) fn load(
+    ///
+    /// # Errors
+    ///
+    /// If a tensor is missing or unusable.
+    pub fn load(
         weights: &Weights<'_>,
         config: &WanConfig,
         limits: Limits,
@@ -130,20 +125,30 @@ impl Block {
     }
 
     /// Keys and values of the cross-attention to `text` `[tokens, dim]`.
-    pub(super) fn text_keys_values(&self, text: &Tensor<2>) -> KeysValues {
+    ///
+    /// # Panics
+    ///
+    /// If `text` has not the model's width.
+    pub fn text_keys_values(&self, text: &Tensor<2>) -> KeysValues {
         KeysValues { k: self.attn2.k(text.clone()), v: self.attn2.to_v.forward(text.clone()) }
     }
 
-    /// `hidden` is `[tokens, dim]` in parts, as is the result.
-    pub(super) fn forward(
+    /// `hidden` is `[tokens, dim]` in parts, as is the result; `timestep_proj` is `[6, dim]`, and
+    /// there is a rotation per part.
+    ///
+    /// # Panics
+    ///
+    /// If shapes do not fit the configuration.
+    pub fn forward(
         &self,
         hidden: Vec<Tensor<2>>,
-        conditioning: &Conditioning,
+        timestep_proj: &Tensor<2>,
+        rotations: &[Rotation],
         text: &KeysValues,
         trace: &mut Trace<'_>,
     ) -> Vec<Tensor<2>> {
-        let table = self.scale_shift_table.clone() + conditioning.timestep.clone();
-        let hidden = self.self_attention(hidden, &table, &conditioning.rotations, trace);
+        let table = self.scale_shift_table.clone() + timestep_proj.clone();
+        let hidden = self.self_attention(hidden, &table, rotations, trace);
         let (modulation, gate) = (Modulation::of(&table, 3), row(&table, 5));
         let finish = |hidden| {
             let hidden = self.cross_attention(hidden, text, trace);

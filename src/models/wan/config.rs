@@ -110,6 +110,27 @@ impl WanConfig {
         self.num_attention_heads * self.attention_head_dim
     }
 
+    /// Frames, patch rows and patch columns of a latent `[in_channels, frames, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// If the channels do not fit, height or width is odd, or the latent has more than
+    /// `rope_max_seq_len` frames, patch rows or patch columns.
+    pub fn grid(&self, [channels, frames, height, width]: [usize; 4]) -> [usize; 3] {
+        assert!(
+            channels == self.in_channels
+                && height.is_multiple_of(PATCH[1])
+                && width.is_multiple_of(PATCH[2]),
+            "a latent of {channels} channels and {height}×{width} for {} channels and patches of \
+             {PATCH:?}",
+            self.in_channels
+        );
+        let grid = [frames, height / PATCH[1], width / PATCH[2]];
+        let longest = self.rope_max_seq_len;
+        assert!(grid.iter().all(|&len| len <= longest), "{grid:?} exceeds {longest} positions");
+        grid
+    }
+
     /// Channels of a head that rotate with frame, row and column.
     pub(super) fn rope_dims(&self) -> [usize; 3] {
         let spatial = 2 * (self.attention_head_dim / 6);

@@ -2,7 +2,12 @@
 
 mod block;
 mod config;
+mod embedder;
+mod head;
 mod transformer;
 
+pub use block::WanBlock;
 pub use config::WanConfig;
+pub use embedder::{Embedded, WanEmbedder, rotations};
+pub use head::WanHead;
 pub use transformer::{TextContext, WanTransformer};

@@ -43,6 +43,12 @@ impl Moments {
         let z_dim = self.values.dims()[0] / 2;
         self.values.clone().narrow(0, 0, z_dim)
     }
+
+    /// The logarithm of the variance, of the shape of the mean.
+    pub fn log_variance(&self) -> Tensor<4> {
+        let z_dim = self.values.dims()[0] / 2;
+        self.values.clone().narrow(0, z_dim, z_dim)
+    }
 }
 
 impl WanVaeEncoder {

@@ -1,0 +1,73 @@
+//! What comes after the blocks: tokens become the predicted velocity.
+
+use super::WanConfig;
+use super::block::Modulation;
+use super::config::{PATCH, PATCH_PIXELS};
+use crate::nn::{LayerNorm, Linear, Trace, WeightError, Weights};
+use burn::tensor::Tensor;
+
+/// The last normalization and projection.
+#[derive(Debug)]
+pub struct WanHead {
+    out_channels: usize,
+    norm_out: LayerNorm,
+    /// `[2, dim]`: shift, scale.
+    scale_shift_table: Tensor<2>,
+    proj_out: Linear,
+}
+
+impl WanHead {
+    /// The head of the transformer at `weights`.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor is missing or unusable.
+    pub fn load(weights: &Weights<'_>, config: &WanConfig) -> Result<Self, WeightError> {
+        let dim = config.dim();
+        Ok(Self {
+            out_channels: config.out_channels,
+            norm_out: LayerNorm::plain(config.eps),
+            scale_shift_table: weights.tensor("scale_shift_table", [1, 2, dim])?.reshape([2, dim]),
+            proj_out: weights.linear("proj_out", PATCH_PIXELS * config.out_channels, dim)?,
+        })
+    }
+
+    /// The velocity `[out_channels, frames, height, width]` of the tokens of a `grid` of frames,
+    /// patch rows and patch columns.
+    ///
+    /// # Panics
+    ///
+    /// If the tokens are not those of the grid.
+    pub fn forward(
+        &self,
+        hidden: Vec<Tensor<2>>,
+        temb: &Tensor<2>,
+        grid: [usize; 3],
+        trace: &mut Trace<'_>,
+    ) -> Tensor<4> {
+        let modulation = Modulation::of(&(self.scale_shift_table.clone() + temb.clone()), 0);
+        let project = |hidden| {
+            let normed = self.norm_out.forward(hidden);
+            trace.record("norm_out", &normed);
+            let patches = self.proj_out.forward(modulation.apply(normed));
+            trace.record("proj_out", &patches);
+            patches
+        };
+        let patches = Tensor::cat(hidden.into_iter().map(project).collect(), 0);
+        latent_from_patches(patches, grid, self.out_channels)
+    }
+}
+
+/// `[tokens, 4 · channels]` to `[channels, frames, height, width]`; a patch is in the order row,
+/// column, channel, other than on the way in.
+fn latent_from_patches(
+    patches: Tensor<2>,
+    [frames, rows, columns]: [usize; 3],
+    channels: usize,
+) -> Tensor<4> {
+    let [_, ph, pw] = PATCH;
+    patches
+        .reshape([frames, rows, columns, ph, pw, channels])
+        .permute([5, 0, 1, 3, 2, 4])
+        .reshape([channels, frames, rows * ph, columns * pw])
+}
