@@ -6,11 +6,13 @@ use burn::tensor::{Tensor, TensorData};
 use common::{Reference, devices, fixture_folders, max_error};
 use qvgen::kernels::device::OpenDevice;
 use qvgen::method::{Rounding, Scope};
+use qvgen::models::wan::WanTransformer;
 use qvgen::nn::Trace;
 use qvgen::pipeline::atomic::OutputError;
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::model::{ComponentWeights, WanModel};
+use qvgen::pipeline::noise::standard_normal;
 use qvgen::pipeline::packed::Arithmetic;
 use qvgen::pipeline::quantize::{QuantizeJob, quantize};
 use qvgen::pipeline::sample::{Guidance, Sampler, Stage};
@@ -80,7 +82,7 @@ impl Run<'_> {
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
-        let guidance = Guidance { contexts: &contexts, scale };
+        let guidance = Guidance { contexts: &contexts, scale, late_drop: 0.0 };
         let mut latent = self.reference.f32(&self.key("initial_latents"));
         let shape: [usize; 4] = self.reference.shape(&self.key("initial_latents"))[1..]
             .try_into()
@@ -89,7 +91,8 @@ impl Run<'_> {
         sampler
             .denoise(&transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)
             .expect("a finished run");
-        let frames = sampler.decode(&latent, shape, None, progress).expect("a video");
+        let decoder = sampler.load_decoder().expect("a decoder");
+        let frames = sampler.decode(&decoder, (&latent, shape), None, progress).expect("a video");
         (latent, frames)
     }
 
@@ -135,6 +138,49 @@ fn whole_runs_match_the_reference_on_all_devices() {
                 assert!(frame_error <= TOLERANCE, "{place} {name} on {device_name}: frames");
             }
         }
+    }
+}
+
+/// Denoises two steps with guidance of scale 5 that is dropped late, or without guidance.
+fn denoised(
+    sampler: &Sampler<'_>,
+    transformer: &WanTransformer,
+    late_drop: Option<f64>,
+) -> Vec<f32> {
+    let prompts = if late_drop.is_some() { &["rain", ""][..] } else { &["rain"] };
+    let embeds = sampler.encode(prompts, &mut no_progress()).expect("embeddings");
+    let context = |embeds| transformer.text_context(embeds, &mut Trace::off());
+    let contexts: Vec<_> = embeds.into_iter().map(context).collect();
+    let guidance =
+        Guidance { contexts: &contexts, scale: 5.0, late_drop: late_drop.unwrap_or(0.0) };
+    let shape = [sampler.model.vae.z_dim, 2, 4, 4];
+    let mut latent = standard_normal(0, 0, shape.iter().product());
+    let mut scheduler = sampler.model.scheduler.build(2).expect("a scheduler");
+    sampler
+        .denoise(
+            transformer,
+            &guidance,
+            scheduler.as_mut(),
+            (&mut latent, shape),
+            &mut no_progress(),
+        )
+        .expect("a finished run");
+    latent
+}
+
+#[test]
+fn guidance_that_is_dropped_late_is_guidance_up_to_there() {
+    let model = WanModel::open(&fixture_folders("wan_")[0]).expect("a model");
+    for (name, device) in opened() {
+        let sampler = sampler(&model, &device);
+        let weights = model.weights(ComponentKind::Transformer, None, usize::MAX).expect("weights");
+        let transformer =
+            sampler.load_transformer(&weights, &mut no_progress()).expect("a transformer");
+        let run = |late_drop| denoised(&sampler, &transformer, late_drop);
+        assert_eq!(run(Some(1.0)), run(None), "{name}: no step is guided");
+        let [never, half] = [Some(0.0), Some(0.5)].map(run);
+        assert_ne!(never, half, "{name}: the last step is not guided");
+        assert_ne!(half, run(None), "{name}: the first step is guided");
     }
 }
 

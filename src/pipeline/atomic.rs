@@ -12,6 +12,42 @@ use tempfile::{NamedTempFile, TempDir};
 /// Start of every temporary name, so that leftovers of a killed process can be recognized.
 const TEMPORARY_PREFIX: &str = ".qvgen-";
 
+/// Whether `name` was a temporary one; if its process is gone it is a leftover.
+pub fn is_temporary(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())
+}
+
+/// Deletes a folder of ours: it disappears under its name at once, however long the rest takes.
+///
+/// # Errors
+///
+/// If the operating system refuses.
+pub fn remove_folder(path: &Path) -> Result<(), OutputError> {
+    let failed = |err| OutputError::io("remove", path)(err);
+    let aside = temporary(0o777).tempdir_in(parent_of(path)?).map_err(failed)?;
+    fs::rename(path, aside.path().join("old")).map_err(failed)?;
+    aside.close().map_err(failed)
+}
+
+/// Deletes what killed processes have left half written in `folder`. Nobody else may be writing
+/// there.
+///
+/// # Errors
+///
+/// If the operating system refuses.
+pub fn remove_leftovers(folder: &Path) -> Result<(), OutputError> {
+    for entry in fs::read_dir(folder).map_err(OutputError::io("list", folder))? {
+        let entry = entry.map_err(OutputError::io("list", folder))?;
+        if is_temporary(&entry.file_name()) {
+            let path = entry.path();
+            let result =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            result.map_err(OutputError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Why an output could not be written; messages name the target.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

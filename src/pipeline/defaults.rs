@@ -22,10 +22,15 @@ pub struct SamplingDefaults {
     pub steps: usize,
     /// Strength of classifier-free guidance.
     pub guidance_scale: f32,
+    /// Share of the last steps that are not guided.
+    pub late_guidance_drop: f64,
     /// Frames per second.
     pub fps: f64,
     /// Precision of the transformer.
     pub bits: Option<String>,
+    /// Tokens that a prompt is padded to and cross-attention always sees; `max_sequence_length` of
+    /// the diffusers pipeline. A model must be sampled with the number it was trained with.
+    pub max_sequence_length: usize,
 }
 
 impl Default for SamplingDefaults {
@@ -39,8 +44,10 @@ impl Default for SamplingDefaults {
             height: 480,
             steps: 50,
             guidance_scale: 5.0,
+            late_guidance_drop: 0.0,
             fps: 16.0,
             bits: None,
+            max_sequence_length: 512,
         }
     }
 }

@@ -5,18 +5,21 @@
 //! | open a model folder and check that its components fit | [`checkpoint`], [`model`], [`embedded`] |
 //! | text to token ids | [`prompt`], [`tokenizer`] |
 //! | settings, sizes and memory before any work | [`settings`], [`plan`] |
-//! | prompt to frames | [`sample`], [`scheduler`], [`noise`] |
+//! | prompt to frames | [`sample`], [`guidance`], [`scheduler`], [`noise`] |
 //! | frames to a file | [`video`], [`atomic`] |
 //! | full precision to packed codes | [`packed`], [`quantize`] |
+//! | what stands beside a rewritten component | [`companions`] |
 
 pub mod atomic;
 pub mod cancel;
 mod charsmap;
 pub mod checkpoint;
+pub mod companions;
 pub mod defaults;
 pub mod embedded;
 mod error;
 mod ftfy;
+pub mod guidance;
 pub mod inspect;
 pub mod model;
 pub mod noise;

@@ -2,6 +2,7 @@
 
 use super::PipelineError;
 use super::checkpoint::{Checkpoint, Component, ComponentKind, ModelFolder, config_from_json};
+use super::defaults::SamplingDefaults;
 use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
 use super::scheduler::SchedulerConfig;
 use super::tokenizer::Tokenizer;
@@ -13,8 +14,8 @@ use crate::models::{ConfigError, LinearShape};
 use crate::nn::{WeightError, WeightSource};
 use std::path::Path;
 
-/// Tokens of a prompt: Wan's cross-attention always sees this many.
-pub const TEXT_TOKENS: usize = 512;
+/// Longest prompt a model may ask for; Wan's are 512.
+const MAX_TEXT_TOKENS: usize = 4096;
 
 /// An opened model folder; no weights are read yet.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct WanModel {
     pub text_encoder: Umt5Config,
     /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
+    /// Tokens of a prompt: cross-attention always sees this many.
+    pub text_tokens: usize,
 }
 
 impl WanModel {
@@ -59,6 +62,7 @@ impl WanModel {
             scheduler: SchedulerConfig::from_json(&scheduler.config).map_err(|problem| {
                 PipelineError::SchedulerFile { problem, path: scheduler.config_path() }
             })?,
+            text_tokens: SamplingDefaults::of(folder.path())?.max_sequence_length,
             folder,
         };
         model.check_fit()?;
@@ -66,6 +70,13 @@ impl WanModel {
     }
 
     fn check_fit(&self) -> Result<(), PipelineError> {
+        if !(2..=MAX_TEXT_TOKENS).contains(&self.text_tokens) {
+            return Err(PipelineError::Setting(format!(
+                "max_sequence_length is {}, expected 2 to {MAX_TEXT_TOKENS}, in {}",
+                self.text_tokens,
+                self.folder.path().join("sampling.json").display()
+            )));
+        }
         let pairs = [
             ("the transformer's in_channels", self.transformer.in_channels, self.vae.z_dim),
             ("the transformer's out_channels", self.transformer.out_channels, self.vae.z_dim),

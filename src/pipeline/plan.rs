@@ -1,7 +1,7 @@
 //! What a run will take, estimated from configurations before anything is loaded.
 
 use super::PipelineError;
-use super::model::{ComponentWeights, TEXT_TOKENS, WanModel};
+use super::model::{ComponentWeights, WanModel};
 use super::settings::{SampleSettings, TilingChoice};
 use crate::kernels::device::{Adapter, OpenDevice};
 use crate::models::wan::WanConfig;
@@ -65,12 +65,12 @@ impl Plan {
         let tokens = frames * (height / 2) * (width / 2);
         let config = &model.transformer;
         let branches = if settings.uses_guidance() { 2 } else { 1 };
-        let forwards = settings.steps * branches;
-        let tiling = choose_tiling(model, settings, [height, width], device, limit_bytes);
+        let forwards = settings.forwards();
+        let tiling = tiling(model, settings, [height, width], device, limit_bytes);
         let tile = tiling.map_or([height, width], |tiling| tiling.latent_size());
         let [tile_height, tile_width] = [tile[0].min(height), tile[1].min(width)];
         let weight_bytes = transformer_bytes(config, weights);
-        let activation_bytes = activation_bytes(config, tokens, branches, device);
+        let activation_bytes = activation_bytes(model, tokens, branches, device);
         let text_bytes = text_bytes(model);
         // One byte and one or, in tiles, two floats per value.
         let host_bytes = [settings.frames, settings.height, settings.width, 3]
@@ -85,7 +85,7 @@ impl Plan {
             latent_shape,
             tokens,
             forwards,
-            denoise_ops: forward_ops(config, tokens) * forwards as f64,
+            denoise_ops: forward_ops(config, tokens, model.text_tokens) * forwards as f64,
             weight_bytes,
             activation_bytes,
             text_bytes,
@@ -154,7 +154,8 @@ impl Plan {
     }
 }
 
-fn choose_tiling(
+/// The VAE's tiles for frames of `latent_size` (height, width) latents.
+pub fn tiling(
     model: &WanModel,
     settings: &SampleSettings,
     latent_size: [usize; 2],
@@ -189,17 +190,13 @@ fn transformer_bytes(config: &WanConfig, weights: &ComponentWeights) -> u64 {
 
 /// Hidden state, its normed copy, q, k, v, the attention's result and the FFN's chunk; Burn's
 /// element-wise operations hold about two more of the hidden size.
-fn activation_bytes(
-    config: &WanConfig,
-    tokens: usize,
-    branches: usize,
-    device: &OpenDevice,
-) -> u64 {
+fn activation_bytes(model: &WanModel, tokens: usize, branches: usize, device: &OpenDevice) -> u64 {
+    let config = &model.transformer;
     let dim = config.dim() as u64;
     let hidden = (tokens as u64).saturating_mul(dim);
     let chunk =
         (tokens as u64).saturating_mul(config.ffn_dim as u64).min(device.max_elements() as u64);
-    let text = (branches * 2 * config.num_layers * TEXT_TOKENS) as u64 * dim;
+    let text = (branches * 2 * config.num_layers * model.text_tokens) as u64 * dim;
     hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
 }
 
@@ -210,12 +207,14 @@ fn text_bytes(model: &WanModel) -> u64 {
         .into_iter()
         .filter(|(name, _)| name.starts_with("encoder.block.0."))
         .collect();
-    let scores = config.num_heads * TEXT_TOKENS * TEXT_TOKENS;
-    parameter_bytes(&blocks) + 4 * (3 * scores + 6 * TEXT_TOKENS * config.d_ff) as u64
+    let tokens = model.text_tokens;
+    let scores = config.num_heads * tokens * tokens;
+    parameter_bytes(&blocks) + 4 * (3 * scores + 6 * tokens * config.d_ff) as u64
 }
 
-/// Operations of one forward pass: two per multiplication of a matrix element.
-pub fn forward_ops(config: &WanConfig, tokens: usize) -> f64 {
+/// Operations of one forward pass over `tokens` and a text of `text_tokens`: two per
+/// multiplication of a matrix element.
+pub fn forward_ops(config: &WanConfig, tokens: usize, text_tokens: usize) -> f64 {
     let (tokens, dim) = (tokens as f64, config.dim() as f64);
     let linear = |layer: &crate::models::LinearShape| {
         let values = (layer.out_features * layer.in_features) as f64;
@@ -229,7 +228,7 @@ pub fn forward_ops(config: &WanConfig, tokens: usize) -> f64 {
         2.0 * rows * values
     };
     let linears: f64 = config.linears().iter().map(linear).sum();
-    let attention = 4.0 * tokens * (tokens + TEXT_TOKENS as f64) * dim;
+    let attention = 4.0 * tokens * (tokens + text_tokens as f64) * dim;
     linears + config.num_layers as f64 * attention
 }
 

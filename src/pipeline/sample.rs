@@ -3,7 +3,9 @@
 use super::PipelineError;
 use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
-use super::model::{ComponentWeights, TEXT_TOKENS, WanModel};
+pub use super::guidance::Guidance;
+use super::guidance::guided_steps;
+use super::model::{ComponentWeights, WanModel};
 use super::noise::standard_normal;
 use super::plan::{Plan, peak_host_bytes};
 use super::prompt;
@@ -13,7 +15,7 @@ use super::video::Frames;
 use crate::kernels::device::OpenDevice;
 use crate::models::umt5::{self, EncodeError, TokenIds};
 use crate::models::wan::{TextContext, WanTransformer};
-use crate::models::wan_vae::{Tiling, WanVaeDecoder};
+use crate::models::wan_vae::{Tiling, WanVaeDecoder, WanVaeEncoder};
 use crate::nn::{Limits, Trace, Weights};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
@@ -94,27 +96,61 @@ impl Sampler<'_> {
         let transformer = self.load_transformer(transformer, progress)?;
         clock.lap(Stage::Load);
 
+        let latent = self.latent(settings, &transformer, embeds, progress)?;
+        clock.lap(Stage::Denoise);
+        drop(transformer);
+        self.device.device.memory_cleanup();
+
+        let frames = self.frames(settings, &latent, plan.tiling, progress)?;
+        clock.lap(Stage::Decode);
+        Ok(Sampled { frames, report: clock.report(plan, settings.steps) })
+    }
+
+    /// The denoised latent of a run with a `transformer` that is at hand, such as one in training;
+    /// `embeds` are the prompt's and, with guidance, the negative prompt's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::denoise`], or if the scheduler cannot be had.
+    pub fn latent(
+        &self,
+        settings: &SampleSettings,
+        transformer: &WanTransformer,
+        embeds: Vec<Tensor<2>>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<f32>, PipelineError> {
         let contexts: Vec<TextContext> = embeds
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
-        let mut latent = standard_normal(settings.seed, 0, plan.latent_shape.iter().product());
+        let shape = settings.latent_shape(self.model);
+        let mut latent = standard_normal(settings.seed, 0, shape.iter().product());
         let mut scheduler = settings.build_scheduler(self.model)?;
-        let guidance = Guidance { contexts: &contexts, scale: settings.guidance_scale };
-        let shape = plan.latent_shape;
-        self.denoise(&transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)?;
-        clock.lap(Stage::Denoise);
-        drop((contexts, transformer));
-        self.device.device.memory_cleanup();
-
-        let values = self.decode(&latent, shape, plan.tiling, progress)?;
-        clock.lap(Stage::Decode);
-        let size = [settings.frames, settings.height, settings.width];
-        let frames = Frames::from_unit_values(&values, size, settings.fps)?;
-        Ok(Sampled { frames, report: clock.report(plan, settings.steps) })
+        let guidance = settings.guidance(&contexts);
+        self.denoise(transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)?;
+        Ok(latent)
     }
 
-    /// Prompts to embeddings `[512, text_dim]`, zero behind each prompt's end.
+    /// The video of a latent that was made with `settings`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::decode`], or if a value is not finite.
+    pub fn frames(
+        &self,
+        settings: &SampleSettings,
+        latent: &[f32],
+        tiling: Option<Tiling>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Frames, PipelineError> {
+        let decoder = self.load_decoder()?;
+        let latent = (latent, settings.latent_shape(self.model));
+        let values = self.decode(&decoder, latent, tiling, progress)?;
+        let size = [settings.frames, settings.height, settings.width];
+        Ok(Frames::from_unit_values(&values, size, settings.fps)?)
+    }
+
+    /// Prompts to embeddings `[text_tokens, text_dim]`, zero behind each prompt's end.
     ///
     /// # Errors
     ///
@@ -128,7 +164,7 @@ impl Sampler<'_> {
         let tokens = prompts
             .iter()
             .map(|text| {
-                let tokens = tokenizer.encode(&prompt::clean(text), TEXT_TOKENS)?;
+                let tokens = tokenizer.encode(&prompt::clean(text), self.model.text_tokens)?;
                 Ok(TokenIds { ids: tokens.ids, length: tokens.len })
             })
             .collect::<Result<Vec<_>, PipelineError>>()?;
@@ -183,12 +219,13 @@ impl Sampler<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<(), PipelineError> {
         let timesteps = scheduler.timesteps().to_vec();
+        let guided = guided_steps(timesteps.len(), guidance.late_drop);
         progress(Stage::Denoise, 0, timesteps.len());
         for (step, &timestep) in timesteps.iter().enumerate() {
             self.cancel.check()?;
             let data = TensorData::new(latent.to_vec(), shape);
             let x = Tensor::<4>::from_data(data, &self.device.device);
-            let velocity = guidance.velocity(transformer, x, timestep)?;
+            let velocity = guidance.velocity(transformer, x, timestep, step < guided)?;
             if velocity.iter().any(|value| !value.is_finite()) {
                 let what = format!("the velocity of step {} of {}", step + 1, timesteps.len());
                 return Err(PipelineError::NotFinite { what });
@@ -199,21 +236,41 @@ impl Sampler<'_> {
         Ok(())
     }
 
-    /// The latent's video in 0..1, `[frames, height, width, 3]`.
+    /// The decoding half of the autoencoder on the device.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is missing or unusable.
+    pub fn load_decoder(&self) -> Result<WanVaeDecoder, PipelineError> {
+        let weights = self.weights(ComponentKind::Vae)?;
+        let weights = Weights::new(weights.source(), &self.device.device);
+        Ok(WanVaeDecoder::load(&weights, &self.model.vae)?)
+    }
+
+    /// The encoding half of the autoencoder on the device; sampling does not need it.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is missing or unusable.
+    pub fn load_encoder(&self) -> Result<WanVaeEncoder, PipelineError> {
+        let weights = self.weights(ComponentKind::Vae)?;
+        let weights = Weights::new(weights.source(), &self.device.device);
+        Ok(WanVaeEncoder::load(&weights, &self.model.vae)?)
+    }
+
+    /// The video of `latent` `[channels, frames, height, width]` in 0..1,
+    /// `[frames, height, width, 3]`.
     ///
     /// # Errors
     ///
     /// If the device fails or the run is canceled.
     pub fn decode(
         &self,
-        latent: &[f32],
-        shape: [usize; 4],
+        decoder: &WanVaeDecoder,
+        (latent, shape): (&[f32], [usize; 4]),
         tiling: Option<Tiling>,
         progress: &mut Progress<'_>,
     ) -> Result<Vec<f32>, PipelineError> {
-        let weights = self.weights(ComponentKind::Vae)?;
-        let weights = Weights::new(weights.source(), &self.device.device);
-        let decoder = WanVaeDecoder::load(&weights, &self.model.vae)?;
         let data = TensorData::new(latent.to_vec(), shape);
         let latent = Tensor::<4>::from_data(data, &self.device.device);
         let (mut values, mut done) = (Vec::new(), 0);
@@ -239,36 +296,12 @@ impl Sampler<'_> {
     }
 }
 
-/// Classifier-free guidance: the prompt's context and, behind it, the negative prompt's.
-#[derive(Debug)]
-pub struct Guidance<'a> {
-    /// One or two contexts.
-    pub contexts: &'a [TextContext],
-    /// How far to go from the second prediction beyond the first.
-    pub scale: f32,
-}
-
-impl Guidance<'_> {
-    /// `v_u + scale · (v_c − v_u)`, or the prompt's prediction alone.
-    fn velocity(
-        &self,
-        transformer: &WanTransformer,
-        latent: Tensor<4>,
-        timestep: f32,
-    ) -> Result<Vec<f32>, PipelineError> {
-        let predict = |context| read(transformer.forward(latent.clone(), timestep, context));
-        let conditional = predict(&self.contexts[0])?;
-        let Some(negative) = self.contexts.get(1) else {
-            return Ok(conditional);
-        };
-        let unconditional = predict(negative)?;
-        let pairs = conditional.into_iter().zip(unconditional);
-        Ok(pairs.map(|(c, u)| u + self.scale * (c - u)).collect())
-    }
-}
-
 /// The values of a tensor on the host.
-fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, PipelineError> {
+///
+/// # Errors
+///
+/// If the device fails.
+pub fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, PipelineError> {
     let data = tensor.try_into_data().map_err(|err| PipelineError::device(&err))?;
     data.try_to_vec().map_err(|err| PipelineError::device(&err))
 }

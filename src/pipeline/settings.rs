@@ -1,8 +1,10 @@
 //! What a sampling run is asked to do, checked before any work.
 
 use super::PipelineError;
+use super::guidance::{Guidance, guided_steps};
 use super::model::WanModel;
 use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
+use crate::models::wan::TextContext;
 use crate::models::wan_vae::Tiling;
 use serde::Serialize;
 
@@ -23,6 +25,9 @@ pub struct SampleSettings {
     pub steps: usize,
     /// Strength of classifier-free guidance; up to 1 there is none.
     pub guidance_scale: f32,
+    /// Share of the steps, at the end of the run, that are not guided: 0 to 1; see
+    /// [`guided_steps`].
+    pub late_guidance_drop: f64,
     /// Shift of the noise levels; `None` for the model's own.
     pub flow_shift: Option<f64>,
     /// Scheduler; `None` for the model's own.
@@ -99,6 +104,10 @@ impl SampleSettings {
             let value = self.guidance_scale;
             return Err(setting(format!("--guidance: {value} is no number from 0 to 100")));
         }
+        if !(0.0..=1.0).contains(&self.late_guidance_drop) {
+            let value = self.late_guidance_drop;
+            return Err(setting(format!("--late-guidance-drop: {value} is no share from 0 to 1")));
+        }
         match self.build_scheduler(model) {
             Err(PipelineError::Scheduler(err @ SchedulerError::Steps { .. })) => {
                 Err(setting(format!("--steps: {err}")))
@@ -129,6 +138,18 @@ impl SampleSettings {
         let (spatial, temporal) = (model.vae.spatial_factor(), model.vae.temporal_factor());
         let frames = (self.frames - 1) / temporal + 1;
         [model.vae.z_dim, frames, self.height / spatial, self.width / spatial]
+    }
+
+    /// The guidance of the run, given the prompt's context and, if there is guidance, the negative
+    /// prompt's.
+    pub fn guidance<'a>(&self, contexts: &'a [TextContext]) -> Guidance<'a> {
+        Guidance { contexts, scale: self.guidance_scale, late_drop: self.late_guidance_drop }
+    }
+
+    /// Forward passes of the transformer.
+    pub fn forwards(&self) -> usize {
+        let guided = guided_steps(self.steps, self.late_guidance_drop);
+        self.steps + if self.uses_guidance() { guided } else { 0 }
     }
 
     /// Whether a second, unconditional branch runs.

@@ -7,6 +7,7 @@ mod content;
 mod files;
 mod gif;
 mod mp4;
+mod read;
 mod y4m;
 
 use qvgen::pipeline::video::Frames;

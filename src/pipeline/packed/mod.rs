@@ -18,7 +18,9 @@
 mod manifest;
 mod reader;
 mod rounding;
+mod writer;
 
 pub use manifest::{ActivationEntry, FORMAT, LayerEntry, Manifest, ManifestError, VERSION};
 pub use reader::PackedCheckpoint;
 pub use rounding::{Arithmetic, RoundingSource};
+pub use writer::{checksum, config_with_note, packed_specs, write_packed};

@@ -3,22 +3,17 @@
 mod packing;
 
 use super::PipelineError;
-use super::atomic::{AtomicFolder, Existing, OutputError};
+use super::atomic::{AtomicFolder, Existing};
 use super::cancel::Cancel;
-use super::checkpoint::{ComponentKind, REFERENCES_FILE, read_json};
+use super::checkpoint::ComponentKind;
+use super::companions::{MARKER, write_companions};
 use super::model::WanModel;
-use super::packed::{FORMAT, VERSION};
+use super::packed::FORMAT;
 use crate::kernels::device::OpenDevice;
 use crate::method::Rounding;
 use packing::Packing;
 use serde::Serialize;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// File that shows that a folder is an output of ours and may be replaced.
-const MARKER: &str = REFERENCES_FILE;
+use std::path::PathBuf;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -108,67 +103,8 @@ pub fn quantize(
         };
         component.run(cancel, &mut report, &mut |layer, done| progress(layer, done, total))?;
     }
-    let mut references = serde_json::Map::new();
-    for kind in ComponentKind::ALL.into_iter().filter(|kind| !work.iter().any(|w| w.0 == *kind)) {
-        let component = model.folder.component(kind)?;
-        if job.refer {
-            let path = fs::canonicalize(&component.path)
-                .map_err(OutputError::io("find", &component.path))?;
-            let path = path.to_str().ok_or_else(|| {
-                PipelineError::Setting(format!(
-                    "--refer: the path is not UTF-8 and cannot be remembered: {}",
-                    path.display()
-                ))
-            })?;
-            references.insert(kind.name().to_owned(), json!(path));
-        } else {
-            copy_folder(&component.path, &folder.path().join(kind.name()), cancel)?;
-        }
-    }
-    write_index(model, &folder, references)?;
+    let rewritten: Vec<ComponentKind> = work.iter().map(|(kind, ..)| *kind).collect();
+    write_companions(model, &folder, &rewritten, job.refer, FORMAT, cancel)?;
     folder.commit()?;
     Ok(report)
-}
-
-/// Copies the files of a component, following links, without descending into folders.
-fn copy_folder(from: &Path, to: &Path, cancel: &Cancel) -> Result<(), PipelineError> {
-    fs::create_dir(to).map_err(OutputError::io("create", to))?;
-    for entry in fs::read_dir(from).map_err(OutputError::io("list", from))? {
-        cancel.check()?;
-        let path = entry.map_err(OutputError::io("list", from))?.path();
-        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
-            fs::copy(&path, to.join(name)).map_err(OutputError::io("copy", &path))?;
-        }
-    }
-    Ok(())
-}
-
-fn write_index(
-    model: &WanModel,
-    folder: &AtomicFolder<'_>,
-    references: serde_json::Map<String, Value>,
-) -> Result<(), PipelineError> {
-    let source = model.folder.path();
-    let index = read_json(&source.join("model_index.json"))?;
-    write_json(&folder.path().join("model_index.json"), &index)?;
-    let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
-    let mut marker: BTreeMap<&str, Value> = BTreeMap::new();
-    marker.insert("format", json!(FORMAT));
-    marker.insert("version", json!(VERSION));
-    marker.insert("source", json!(source.file_name().map(|name| name.to_string_lossy())));
-    marker.insert("components", Value::Object(references));
-    write_json(&folder.path().join(MARKER), &json!(marker))?;
-    let defaults = source.join("sampling.json");
-    if defaults.exists() {
-        let mut defaults = read_json(&defaults)?;
-        if let Value::Object(map) = &mut defaults {
-            map.remove("bits");
-        }
-        write_json(&folder.path().join("sampling.json"), &defaults)?;
-    }
-    Ok(())
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<(), PipelineError> {
-    Ok(fs::write(path, format!("{value:#}\n")).map_err(OutputError::io("write", path))?)
 }

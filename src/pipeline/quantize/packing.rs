@@ -1,6 +1,6 @@
 //! One component on its way to packed: what becomes of each tensor.
 
-use super::{LayerReport, QuantizeReport, write_json};
+use super::{LayerReport, QuantizeReport};
 use crate::kernels::device::OpenDevice;
 use crate::method::{LayerSpec, Rounding};
 use crate::models::LinearShape;
@@ -9,13 +9,13 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::atomic::OutputError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::{Checkpoint, Component, Dtype, SafetensorsWriter, TensorSpec};
-use crate::pipeline::packed::{FORMAT, LayerEntry, Manifest, PackedCheckpoint, VERSION};
-use crate::quant::{Grid, PackedRows, words_per_row};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use crate::pipeline::companions::write_json;
+use crate::pipeline::packed::{
+    LayerEntry, Manifest, PackedCheckpoint, checksum, config_with_note, packed_specs, write_packed,
+};
+use crate::quant::{Grid, PackedRows};
+use std::fs;
+use std::path::PathBuf;
 
 /// One component on its way.
 pub(super) struct Packing<'a> {
@@ -100,7 +100,8 @@ impl Packing<'_> {
             }
         }
         writer.finish()?;
-        self.write_config(self.precision())
+        let config = config_with_note(&self.component.config, &self.precision());
+        Ok(write_json(&self.out.join(self.component.kind.config_file()), &config)?)
     }
 
     fn precision(&self) -> String {
@@ -117,11 +118,6 @@ impl Packing<'_> {
 
     /// What stands in the output for tensor `name`.
     fn specs(&self, source: &Checkpoint, name: &str, fate: &Fate<'_>) -> Vec<TensorSpec> {
-        let spec = |suffix: &str, dtype, shape: Vec<usize>| TensorSpec {
-            name: format!("{}{suffix}", name.strip_suffix(".weight").unwrap_or(name)),
-            dtype,
-            shape,
-        };
         match fate {
             Fate::Copied => source
                 .tensors()
@@ -134,15 +130,8 @@ impl Packing<'_> {
                 .into_iter()
                 .collect(),
             Fate::Packed(linear, layer) => {
-                let (rows, k) = (linear.out_features, linear.in_features);
-                let group_size = layer.weights.group_size.unwrap_or(k).min(k);
-                let grid = vec![rows, k.div_ceil(group_size)];
-                vec![
-                    spec(".codes", Dtype::U32, vec![rows, words_per_row(layer.weights.bits, k)]),
-                    spec(".scale", Dtype::F32, grid.clone()),
-                    spec(".zero_point", Dtype::F32, grid.clone()),
-                    spec(".code_sum", Dtype::I32, grid),
-                ]
+                let shape = [linear.out_features, linear.in_features];
+                packed_specs(&linear.name, shape, &layer.weights).to_vec()
             }
         }
     }
@@ -172,24 +161,7 @@ impl Packing<'_> {
             .into());
         }
         let relative_error = relative_error(&weight, &parts);
-        let join =
-            |bytes: fn(&PackedRows) -> Vec<u8>| parts.iter().flat_map(bytes).collect::<Vec<u8>>();
-        let contents = [
-            (".codes", join(|part| bytemuck::cast_slice(&part.codes).to_vec())),
-            (
-                ".scale",
-                join(|part| part.grids.iter().flat_map(|g| g.scale.to_le_bytes()).collect()),
-            ),
-            (
-                ".zero_point",
-                join(|part| part.grids.iter().flat_map(|g| g.zero_point.to_le_bytes()).collect()),
-            ),
-            (".code_sum", join(|part| bytemuck::cast_slice(&part.code_sums).to_vec())),
-        ];
-        let bytes_after = contents.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        for (suffix, bytes) in contents {
-            writer.write(&format!("{name}{suffix}"), &bytes)?;
-        }
+        let bytes_after = write_packed(writer, name, &parts)?;
         let stored = source.tensors().info(&weight_name).map_or(0, |info| info.byte_len());
         Ok(LayerReport {
             name: format!("{}.{name}", self.component.kind.name()),
@@ -219,18 +191,6 @@ impl Packing<'_> {
             layers: layers.collect(),
         })
     }
-
-    /// The configuration, with a note that keeps other programs from misreading the weights.
-    fn write_config(&self, precision: String) -> Result<(), PipelineError> {
-        let mut config = self.component.config.clone();
-        if let Value::Object(map) = &mut config {
-            let note = json!({
-                "quant_method": "qvgen", "format": FORMAT, "version": VERSION, "precision": precision
-            });
-            map.insert("quantization_config".to_owned(), note);
-        }
-        write_json(&self.out.join(self.component.kind.config_file()), &config)
-    }
 }
 
 fn is_float(dtype: Dtype) -> bool {
@@ -254,25 +214,4 @@ fn relative_error(weight: &[f32], parts: &[PackedRows]) -> f64 {
         start += values.len();
     }
     if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
-}
-
-/// SHA-256 over the source's weight files, in order of their names.
-fn checksum(source: &Checkpoint, cancel: &Cancel) -> Result<String, PipelineError> {
-    let tensors = source.tensors();
-    let mut paths: Vec<&Path> = tensors.names().map(|name| tensors.path_of(name)).collect();
-    paths.sort();
-    paths.dedup();
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for path in paths {
-        let mut file = File::open(path).map_err(OutputError::io("read", path))?;
-        loop {
-            cancel.check()?;
-            match file.read(&mut buffer).map_err(OutputError::io("read", path))? {
-                0 => break,
-                count => hash.update(&buffer[..count]),
-            }
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

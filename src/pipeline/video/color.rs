@@ -1,4 +1,4 @@
-//! Y′CbCr planes from RGB, limited range (luma 16..235, chroma 16..240).
+//! Y′CbCr planes from RGB, limited range (luma 16..235, chroma 16..240), and back.
 
 /// Luma weights of red and blue; green has the rest.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,29 @@ impl Matrix {
         [(rgb[2] - luma) / (1.0 - self.blue), (rgb[0] - luma) / (1.0 - self.red)]
             .map(|difference| (128.0 + 112.0 / 255.0 * difference).round() as u8)
     }
+
+    /// The color of the codes `[y, cb, cr]`, which need not be whole; colors that RGB lacks are
+    /// clamped.
+    pub(super) fn rgb(self, [y, cb, cr]: [f32; 3], range: Range) -> [u8; 3] {
+        let (luma, chroma) = match range {
+            Range::Limited => ((y - 16.0) * (255.0 / 219.0), 255.0 / 112.0),
+            Range::Full => (y, 2.0),
+        };
+        let b = luma + (cb - 128.0) * chroma * (1.0 - self.blue);
+        let r = luma + (cr - 128.0) * chroma * (1.0 - self.red);
+        let g = (luma - self.red * r - self.blue * b) / (1.0 - self.red - self.blue);
+        // `as` saturates, which is the clamp.
+        [r, g, b].map(|level| level.round() as u8)
+    }
+}
+
+/// Which codes stand for black and white.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Range {
+    /// 16 and 235.
+    Limited,
+    /// 0 and 255.
+    Full,
 }
 
 /// Three planes, row-major without padding between rows.
@@ -110,6 +133,21 @@ mod tests {
         assert_eq!(code([0, 255, 0]), [173, 42, 26]);
         assert_eq!(code([0, 0, 255]), [32, 240, 118]);
         assert_eq!(first(&planes_444_from_rgb(&[255, 0, 0], BT601)), [81, 90, 240]);
+    }
+
+    #[test]
+    fn codes_come_back_as_their_colors() {
+        for matrix in [BT601, BT709] {
+            for rgb in [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [12, 34, 200]] {
+                let codes = first(&planes_444_from_rgb(&rgb, matrix)).map(f32::from);
+                let back = matrix.rgb(codes, Range::Limited);
+                let worst = (0..3).map(|c| back[c].abs_diff(rgb[c])).max();
+                assert!(worst <= Some(2), "{rgb:?} came back as {back:?}");
+            }
+        }
+        // JPEG's codes of pure red.
+        assert_eq!(BT601.rgb([76.0, 85.0, 255.0], Range::Full), [254, 0, 0]);
+        assert_eq!(BT601.rgb([255.0, 128.0, 128.0], Range::Full), [255; 3]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Videos in memory and as files: MP4, GIF, APNG, YUV4MPEG2, folders of PNG.
+//! Videos in memory and as files: MP4, GIF, APNG, YUV4MPEG2, folders of PNG; [`read`] has the way
+//! back, for clips of any origin.
 //!
 //! | path | format | pixels | settings in |
 //! |---|---|---|---|
@@ -19,6 +20,7 @@ mod mp4;
 mod output;
 mod palette;
 mod png;
+pub mod read;
 mod y4m;
 
 pub use frames::{BLACK_LEVEL, Degenerate, FLAT_STD_DEV, FRAME_RATES, Frames};
@@ -83,6 +85,12 @@ pub enum VideoError {
         path.display()
     )]
     UnknownFormat {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The path of a picture does not say that it is a PNG file.
+    #[error("a picture is a PNG file, its name has to end in .png: {}", path.display())]
+    NoPicture {
         /// The path as given.
         path: PathBuf,
     },
@@ -201,6 +209,31 @@ pub fn write(frames: &Frames, path: &Path, metadata: &Value) -> Result<(), Video
         return Ok(settings.commit()?);
     }
     Ok(video.commit()?)
+}
+
+/// Finds out whether [`write_picture`] can write to `path`, before the work is done.
+///
+/// # Errors
+///
+/// If the name does not end in `.png`, or as [`write_picture`].
+pub fn check_picture_target(path: &Path) -> Result<(), VideoError> {
+    let is_png = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    if !is_png {
+        return Err(VideoError::NoPicture { path: path.to_path_buf() });
+    }
+    stage(path, |_| Ok(())).map(drop)
+}
+
+/// Writes the first of `frames` as one PNG file with `metadata` inside. What was at `path` stays
+/// as it was until the new picture is complete.
+///
+/// # Errors
+///
+/// If the picture is too large for the format or the file system refuses.
+pub fn write_picture(frames: &Frames, path: &Path, metadata: &Value) -> Result<(), VideoError> {
+    let text = metadata.to_string();
+    let picture = stage(path, |out| png::write_first(frames, &text, out))?;
+    Ok(picture.commit()?)
 }
 
 /// The contents of a video that is one file.

@@ -44,6 +44,17 @@ pub(super) fn write_files(frames: &Frames, metadata: &str, folder: &Path) -> Res
     })
 }
 
+/// Writes the first frame as one PNG.
+pub(super) fn write_first(
+    frames: &Frames,
+    metadata: &str,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut writer = encoder(frames, metadata, out)?.write_header()?;
+    writer.write_image_data(frames.iter().next().unwrap_or_default())?;
+    Ok(writer.finish()?)
+}
+
 /// File name of frame `number`.
 pub(super) fn frame_name(number: usize) -> String {
     format!("frame_{number:04}.png")

@@ -1,0 +1,101 @@
+//! What stands beside a component that was rewritten: the other components, `model_index.json`
+//! and the suggestions for sampling, so that the output is a complete model folder.
+
+use super::PipelineError;
+use super::atomic::{AtomicFolder, OutputError};
+use super::cancel::Cancel;
+use super::checkpoint::{ComponentKind, REFERENCES_FILE, read_json};
+use super::model::WanModel;
+use super::packed::VERSION;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// File that shows that a folder is an output of ours and may be replaced.
+pub const MARKER: &str = REFERENCES_FILE;
+
+/// Completes `folder`, which has the components `rewritten` of `model`: the others are copied, or
+/// left where they are and remembered if `refer`.
+///
+/// `format` is what the rewritten components are stored as.
+///
+/// # Errors
+///
+/// If a component is missing, a file cannot be written, or the work is canceled.
+pub fn write_companions(
+    model: &WanModel,
+    folder: &AtomicFolder<'_>,
+    rewritten: &[ComponentKind],
+    refer: bool,
+    format: &str,
+    cancel: &Cancel,
+) -> Result<(), PipelineError> {
+    let mut references = Map::new();
+    for kind in ComponentKind::ALL.into_iter().filter(|kind| !rewritten.contains(kind)) {
+        let component = model.folder.component(kind)?;
+        if refer {
+            let path = fs::canonicalize(&component.path)
+                .map_err(OutputError::io("find", &component.path))?;
+            let path = path.to_str().ok_or_else(|| {
+                PipelineError::Setting(format!(
+                    "--refer: the path is not UTF-8 and cannot be remembered: {}",
+                    path.display()
+                ))
+            })?;
+            references.insert(kind.name().to_owned(), json!(path));
+        } else {
+            copy_folder(&component.path, &folder.path().join(kind.name()), cancel)?;
+        }
+    }
+    write_index(model, folder, format, references)
+}
+
+/// Writes `value` to `path`, indented.
+///
+/// # Errors
+///
+/// If the file cannot be written.
+pub fn write_json(path: &Path, value: &Value) -> Result<(), OutputError> {
+    fs::write(path, format!("{value:#}\n")).map_err(OutputError::io("write", path))
+}
+
+/// Copies the files of a component, following links, without descending into folders.
+fn copy_folder(from: &Path, to: &Path, cancel: &Cancel) -> Result<(), PipelineError> {
+    fs::create_dir(to).map_err(OutputError::io("create", to))?;
+    for entry in fs::read_dir(from).map_err(OutputError::io("list", from))? {
+        cancel.check()?;
+        let path = entry.map_err(OutputError::io("list", from))?.path();
+        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+            fs::copy(&path, to.join(name)).map_err(OutputError::io("copy", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_index(
+    model: &WanModel,
+    folder: &AtomicFolder<'_>,
+    format: &str,
+    references: Map<String, Value>,
+) -> Result<(), PipelineError> {
+    let source = model.folder.path();
+    let index = read_json(&source.join("model_index.json"))?;
+    write_json(&folder.path().join("model_index.json"), &index)?;
+    let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
+    let mut marker: BTreeMap<&str, Value> = BTreeMap::new();
+    marker.insert("format", json!(format));
+    marker.insert("version", json!(VERSION));
+    marker.insert("source", json!(source.file_name().map(|name| name.to_string_lossy())));
+    marker.insert("components", Value::Object(references));
+    write_json(&folder.path().join(MARKER), &json!(marker))?;
+    let defaults = source.join("sampling.json");
+    if defaults.exists() {
+        let mut defaults = read_json(&defaults)?;
+        if let Value::Object(map) = &mut defaults {
+            map.remove("bits");
+        }
+        write_json(&folder.path().join("sampling.json"), &defaults)?;
+    }
+    Ok(())
+}

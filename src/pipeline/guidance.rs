@@ -1,0 +1,67 @@
+//! Classifier-free guidance, and where in a run it ends.
+
+use super::PipelineError;
+use super::sample::read;
+use crate::models::wan::{TextContext, WanTransformer};
+use burn::tensor::Tensor;
+
+/// Classifier-free guidance: the prompt's context and, behind it, the negative prompt's.
+#[derive(Debug)]
+pub struct Guidance<'a> {
+    /// One or two contexts.
+    pub contexts: &'a [TextContext],
+    /// How far to go from the second prediction beyond the first.
+    pub scale: f32,
+    /// Share of the steps, at the end of the run, that use the prompt's prediction alone; see
+    /// [`guided_steps`].
+    pub late_drop: f64,
+}
+
+impl Guidance<'_> {
+    /// `v_u + scale · (v_c − v_u)`, or the prompt's prediction `v_c` alone.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn velocity(
+        &self,
+        transformer: &WanTransformer,
+        latent: Tensor<4>,
+        timestep: f32,
+        is_guided: bool,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let predict = |context| read(transformer.forward(latent.clone(), timestep, context));
+        let conditional = predict(&self.contexts[0])?;
+        let Some(negative) = self.contexts.get(1).filter(|_| is_guided) else {
+            return Ok(conditional);
+        };
+        let unconditional = predict(negative)?;
+        let pairs = conditional.into_iter().zip(unconditional);
+        Ok(pairs.map(|(c, u)| u + self.scale * (c - u)).collect())
+    }
+}
+
+/// How many of `steps` are guided when guidance is dropped for the share `late_drop` of them, the
+/// last ones.
+///
+/// Guidance settles what is seen in the early, noisy steps. Later it multiplies the error that
+/// quantization makes in the difference of two similar predictions, and details are lost: for
+/// Wan 2.1 1.3B in 4 bits, dropping it in the last 9 of 50 steps (a share of 0.18) raised the
+/// scores without any training (`DSAQuant`, arXiv 2609.04031, table 8).
+pub fn guided_steps(steps: usize, late_drop: f64) -> usize {
+    steps.saturating_sub((steps as f64 * late_drop).round() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guided_steps;
+
+    #[test]
+    fn a_share_of_the_last_steps_is_not_guided() {
+        assert_eq!(guided_steps(50, 0.0), 50);
+        assert_eq!(guided_steps(50, 0.18), 41);
+        assert_eq!(guided_steps(8, 0.18), 7);
+        assert_eq!(guided_steps(1, 0.4), 1);
+        assert_eq!(guided_steps(7, 1.0), 0);
+    }
+}

@@ -1,0 +1,102 @@
+//! Packed layers on their way to disk: which tensors stand for one, and their bytes.
+
+use super::{FORMAT, VERSION};
+use crate::pipeline::PipelineError;
+use crate::pipeline::atomic::OutputError;
+use crate::pipeline::cancel::Cancel;
+use crate::pipeline::checkpoint::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec};
+use crate::quant::{PackedRows, WeightSpec, words_per_row};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The tensors that stand for layer `name` of `[out_features, in_features]` in a packed file.
+pub fn packed_specs(
+    name: &str,
+    [out_features, in_features]: [usize; 2],
+    weights: &WeightSpec,
+) -> [TensorSpec; 4] {
+    let group_size = weights.group_size.unwrap_or(in_features).min(in_features);
+    let grid = [out_features, in_features.div_ceil(group_size)];
+    let codes = [out_features, words_per_row(weights.bits, in_features)];
+    let spec = |suffix: &str, dtype, shape: [usize; 2]| TensorSpec {
+        name: format!("{name}.{suffix}"),
+        dtype,
+        shape: shape.to_vec(),
+    };
+    [
+        spec("codes", Dtype::U32, codes),
+        spec("scale", Dtype::F32, grid),
+        spec("zero_point", Dtype::F32, grid),
+        spec("code_sum", Dtype::I32, grid),
+    ]
+}
+
+/// Writes the tensors of [`packed_specs`], in that order, from the rows of layer `name` in one or
+/// several parts; returns their bytes.
+///
+/// # Errors
+///
+/// If they cannot be stored.
+pub fn write_packed(
+    writer: &mut SafetensorsWriter,
+    name: &str,
+    parts: &[PackedRows],
+) -> Result<u64, OutputError> {
+    let join =
+        |bytes: fn(&PackedRows) -> Vec<u8>| parts.iter().flat_map(bytes).collect::<Vec<u8>>();
+    let contents = [
+        ("codes", join(|part| bytemuck::cast_slice(&part.codes).to_vec())),
+        ("scale", join(|part| part.grids.iter().flat_map(|g| g.scale.to_le_bytes()).collect())),
+        (
+            "zero_point",
+            join(|part| part.grids.iter().flat_map(|g| g.zero_point.to_le_bytes()).collect()),
+        ),
+        ("code_sum", join(|part| bytemuck::cast_slice(&part.code_sums).to_vec())),
+    ];
+    let mut total = 0;
+    for (suffix, bytes) in contents {
+        total += bytes.len() as u64;
+        writer.write(&format!("{name}.{suffix}"), &bytes)?;
+    }
+    Ok(total)
+}
+
+/// A component's configuration with a note that keeps other programs from misreading the weights.
+pub fn config_with_note(config: &Value, precision: &str) -> Value {
+    let mut config = config.clone();
+    if let Value::Object(map) = &mut config {
+        let note = json!({
+            "quant_method": "qvgen", "format": FORMAT, "version": VERSION, "precision": precision
+        });
+        map.insert("quantization_config".to_owned(), note);
+    }
+    config
+}
+
+/// SHA-256 over a component's weight files, in order of their names, hexadecimal.
+///
+/// # Errors
+///
+/// If a file cannot be read, or the work is canceled.
+pub fn checksum(source: &Checkpoint, cancel: &Cancel) -> Result<String, PipelineError> {
+    let tensors = source.tensors();
+    let mut paths: Vec<&Path> = tensors.names().map(|name| tensors.path_of(name)).collect();
+    paths.sort();
+    paths.dedup();
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in paths {
+        let mut file = File::open(path).map_err(OutputError::io("read", path))?;
+        loop {
+            cancel.check()?;
+            match file.read(&mut buffer).map_err(OutputError::io("read", path))? {
+                0 => break,
+                count => hash.update(&buffer[..count]),
+            }
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
