@@ -65,18 +65,7 @@ impl Rounding {
 impl Rounding {
     /// The precision of the quantized layers among `names`: one, `mixed (…)`, or `full`.
     pub fn precision_of<'a>(&self, names: impl Iterator<Item = &'a str>) -> String {
-        let mut found: Vec<String> = names
-            .map(|name| self.scope.of(name))
-            .filter(|precision| precision.weights.is_some())
-            .map(|precision| precision.to_string())
-            .collect();
-        found.sort();
-        found.dedup();
-        match found.as_slice() {
-            [] => Precision::FULL.to_string(),
-            [one] => one.clone(),
-            several => format!("mixed ({})", several.join(", ")),
-        }
+        Precision::summary(names.map(|name| self.scope.of(name)))
     }
 }
 
