@@ -1,0 +1,237 @@
+//! Many clips in one process.
+//!
+//! Nothing is loaded per clip: tokenizer and text encoder run once for all prompts, the decoder
+//! stays on the device, and the transformer is the caller's, who may be training it. On the CPU a
+//! small model leaves most threads idle, so there clips are computed side by side, one thread
+//! each; a GPU gets one after the other. A clip depends on its text and its seed alone, not on
+//! what is computed beside it.
+
+use super::EvaluateError;
+use crate::kernels::device::OpenDevice;
+use crate::models::wan::{TextContext, WanTransformer};
+use crate::models::wan_vae::{Tiling, WanVaeDecoder};
+use crate::nn::Trace;
+use crate::pipeline::cancel::Cancel;
+use crate::pipeline::model::WanModel;
+use crate::pipeline::noise::standard_normal;
+use crate::pipeline::plan::tiling;
+use crate::pipeline::sample::{Sampler, read};
+use crate::pipeline::settings::SampleSettings;
+use crate::pipeline::video::Frames;
+use crate::world::Clip;
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+/// A sampled clip.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The denoised latent, `[channels, frames, height, width]`.
+    pub latent: Vec<f32>,
+    /// What it decodes to.
+    pub clip: Clip,
+}
+
+/// Samples, decodes and encodes clips of one size with one model's text encoder and autoencoder.
+#[derive(Debug)]
+pub struct ClipSampler<'a> {
+    sampler: Sampler<'a>,
+    decoder: WanVaeDecoder,
+    settings: SampleSettings,
+    shape: [usize; 4],
+    tiling: Option<Tiling>,
+}
+
+impl<'a> ClipSampler<'a> {
+    /// Loads the decoder. `settings` decide everything about a run but prompt and seed; they have
+    /// to be checked before.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is missing or unusable.
+    pub fn new(
+        model: &'a WanModel,
+        device: &'a OpenDevice,
+        cancel: Cancel,
+        settings: SampleSettings,
+    ) -> Result<Self, EvaluateError> {
+        let sampler = Sampler { model, device, cancel };
+        let shape = settings.latent_shape(model);
+        Ok(Self {
+            decoder: sampler.load_decoder()?,
+            tiling: tiling(model, &settings, [shape[2], shape[3]], device, None),
+            sampler,
+            settings,
+            shape,
+        })
+    }
+
+    /// `[channels, frames, height, width]` of a latent.
+    pub fn latent_shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// The settings of every run.
+    pub fn settings(&self) -> &SampleSettings {
+        &self.settings
+    }
+
+    /// Prompts to embeddings `[text_tokens, text_dim]`; `progress(done, total)` counts blocks of
+    /// the text encoder.
+    ///
+    /// # Errors
+    ///
+    /// If tokenizer or encoder fail.
+    pub fn embed(
+        &self,
+        prompts: &[&str],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Tensor<2>>, EvaluateError> {
+        Ok(self.sampler.encode(prompts, &mut |_, done, total| progress(done, total))?)
+    }
+
+    /// Samples one clip for each of `jobs`: a prompt's embedding and the seed of the noise, the
+    /// same as of `qvgen sample`. `negative` embeds the negative prompt; without it, or with a
+    /// guidance scale up to 1, there is no guidance.
+    ///
+    /// `progress(done)` counts clips.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails, a value is not finite, or the run is canceled.
+    pub fn samples(
+        &self,
+        transformer: &WanTransformer,
+        negative: Option<&Tensor<2>>,
+        jobs: &[(&Tensor<2>, u64)],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Sample>, EvaluateError> {
+        let context =
+            |embeds: &Tensor<2>| transformer.text_context(embeds.clone(), &mut Trace::off());
+        let negative = negative.filter(|_| self.settings.uses_guidance()).map(context);
+        let one = |index: usize| {
+            let (embeds, seed) = jobs[index];
+            let contexts: Vec<TextContext> =
+                std::iter::once(context(embeds)).chain(negative.clone()).collect();
+            let latent = self.latent(transformer, &contexts, seed)?;
+            let clip = self.decode(&latent)?;
+            Ok(Sample { latent, clip })
+        };
+        self.map(jobs.len(), one, progress)
+    }
+
+    /// One denoised latent.
+    fn latent(
+        &self,
+        transformer: &WanTransformer,
+        contexts: &[TextContext],
+        seed: u64,
+    ) -> Result<Vec<f32>, EvaluateError> {
+        let mut latent = standard_normal(seed, 0, self.shape.iter().product());
+        let mut scheduler = self.settings.build_scheduler(self.sampler.model)?;
+        let guidance = self.settings.guidance(contexts);
+        let place = (latent.as_mut_slice(), self.shape);
+        self.sampler.denoise(
+            transformer,
+            &guidance,
+            scheduler.as_mut(),
+            place,
+            &mut |_, _, _| {},
+        )?;
+        Ok(latent)
+    }
+
+    /// The clip of a latent.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails, a value is not finite, or the run is canceled.
+    pub fn decode(&self, latent: &[f32]) -> Result<Clip, EvaluateError> {
+        let place = (latent, self.shape);
+        let values = self.sampler.decode(&self.decoder, place, self.tiling, &mut |_, _, _| {})?;
+        let SampleSettings { frames, height, width, fps, .. } = self.settings;
+        let pictures = Frames::from_unit_values(&values, [frames, height, width], fps);
+        let pictures = pictures.map_err(crate::pipeline::PipelineError::from)?;
+        Ok(Clip::new(frames, height, width, pictures.data().to_vec())?)
+    }
+
+    /// The normalized latents of `clips`, as training sees them.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no encoder or the device fails.
+    ///
+    /// # Panics
+    ///
+    /// If a clip is not of the size of the settings.
+    pub fn encode(&self, clips: &[Clip]) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        let encoder = self.sampler.load_encoder()?;
+        let one = |index: usize| {
+            let clip = &clips[index];
+            let [frames, height, width] = clip.shape();
+            let data = TensorData::new(clip.to_planes(), [3, frames, height, width]);
+            let video = Tensor::<4>::from_data(data, &self.sampler.device.device);
+            let latent = encoder.encode_normalized(video)?;
+            assert_eq!(latent.dims(), self.shape, "shape of an encoded clip");
+            Ok(read(latent)?)
+        };
+        self.map(clips.len(), one, &mut |_| {})
+    }
+
+    /// The velocities that the transformer predicts between `latent` and the noise of `seed`, one
+    /// for each of `levels`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn velocities(
+        &self,
+        transformer: &WanTransformer,
+        embeds: &Tensor<2>,
+        latent: &[f32],
+        (seed, levels): (u64, &[f64]),
+    ) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        let context = transformer.text_context(embeds.clone(), &mut Trace::off());
+        let noise = velocity_noise(seed, latent.len());
+        let one = |&level: &f64| {
+            self.sampler.cancel.check()?;
+            let level = level as f32;
+            let mix = |(x, n): (&f32, &f32)| (1.0 - level) * x + level * n;
+            let noisy: Vec<f32> = latent.iter().zip(&noise).map(mix).collect();
+            let data = TensorData::new(noisy, self.shape);
+            let noisy = Tensor::<4>::from_data(data, &self.sampler.device.device);
+            Ok(read(transformer.forward(noisy, 1000.0 * level, &context))?)
+        };
+        levels.iter().map(one).collect()
+    }
+
+    /// `one(0)` to `one(count − 1)`: side by side on the CPU, otherwise in turn.
+    ///
+    /// As many at a time as there are threads, which bounds the memory and lets the first error
+    /// end the work.
+    pub(super) fn map<T: Send>(
+        &self,
+        count: usize,
+        one: impl Fn(usize) -> Result<T, EvaluateError> + Sync,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<T>, EvaluateError> {
+        let is_parallel = self.sampler.device.adapter.is_none();
+        let width = if is_parallel { rayon::current_num_threads().max(1) } else { 1 };
+        let mut results = Vec::with_capacity(count);
+        for start in (0..count).step_by(width) {
+            let range = start..(start + width).min(count);
+            if is_parallel {
+                let chunk: Result<Vec<T>, _> = range.into_par_iter().map(&one).collect();
+                results.extend(chunk?);
+            } else {
+                results.push(one(start)?);
+            }
+            progress(results.len());
+        }
+        Ok(results)
+    }
+}
+
+/// The noise that latents are mixed with for comparing velocities; not that of sampling.
+pub(super) fn velocity_noise(seed: u64, len: usize) -> Vec<f32> {
+    standard_normal(seed, 1, len)
+}
