@@ -53,13 +53,17 @@ fn assert_refused(output: &Output, words: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["sample", "quantize", "inspect", "devices", "setup"] {
+    for command in
+        ["sample", "quantize", "pretrain", "train", "cache", "eval", "inspect", "devices", "setup"]
+    {
         let output = run(&[command, "--help"]);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Usage: qvgen"), "{command}");
     }
     let help = text(&run(&["--help"]).stdout);
-    for command in ["sample", "quantize", "inspect", "devices", "setup"] {
+    for command in
+        ["sample", "quantize", "pretrain", "train", "cache", "eval", "inspect", "devices", "setup"]
+    {
         assert!(help.contains(command), "{command} is not in --help");
     }
 }
@@ -120,7 +124,8 @@ fn the_same_seed_gives_the_same_file_and_another_seed_another() {
 fn the_video_remembers_its_settings() {
     let place = place();
     let out = place.path().join("clip.mp4");
-    let output = small(&out, &["--prompt", "a \u{3c6} in the rain", "--bits", "w3a3"]);
+    let flags = ["--prompt", "a \u{3c6} in the rain", "--bits", "w3a3"];
+    let output = small(&out, &[&flags[..], &["--late-guidance-drop", "0.5"]].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     let output = run(&["inspect", "--json", out.to_str().expect("UTF-8")]);
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -128,6 +133,7 @@ fn the_video_remembers_its_settings() {
     assert_eq!(settings["precision"], "w3a3");
     assert_eq!(settings["settings"]["prompt"], "a \u{3c6} in the rain");
     assert_eq!(settings["settings"]["frames"], 5);
+    assert_eq!(settings["settings"]["late_guidance_drop"], 0.5);
 }
 
 #[test]
@@ -158,12 +164,12 @@ fn a_dry_run_writes_nothing() {
 fn impossible_settings_are_refused_with_the_way_out() {
     let place = place();
     let out = place.path().join("clip.mp4");
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 21] = [
         (&["--frames", "6"], &["--frames", "5 or 9"]),
         (&["--frames", "0"], &["--frames", "1 or 5"]),
         (&["--frames", "4000000001"], &["--frames", "limit"]),
-        (&["--size", "33x32"], &["--size", "width", "32 or 48"]),
-        (&["--size", "32x0"], &["--size", "height", "16"]),
+        (&["--size", "33x32"], &["--size", "width", "32 or 40"]),
+        (&["--size", "32x0"], &["--size", "height", "8"]),
         (&["--size", "1000000000x32"], &["--size", "limit"]),
         (&["--steps", "0"], &["steps", "1 to 1000"]),
         (&["--steps", "2000"], &["steps", "1 to 1000"]),
@@ -173,12 +179,13 @@ fn impossible_settings_are_refused_with_the_way_out() {
         (&["--memory-limit", "1000"], &["GiB", "--memory-limit"]),
         (&["--size", "18446744073709551615x16"], &["--size", "limit"]),
         (&["--frames", "18446744073709551615"], &["--frames", "limit"]),
-        (&["--size", "16384x16384", "--frames", "4093"], &["--frames", "--size"]),
-        (&["--vae-tile", "20"], &["--vae-tile", "multiple"]),
+        (&["--size", "8192x8192", "--frames", "4093"], &["--frames", "--size"]),
+        (&["--vae-tile", "21"], &["--vae-tile", "multiple"]),
         (&["--group-size", "33"], &["--group-size", "32"]),
         (&["--bits", "full", "--fake-quant"], &["--fake-quant", "--bits"]),
         (&["--backend", "gl"], &["--device cpu", "--backend"]),
         (&["--guidance", "1e38"], &["--guidance"]),
+        (&["--late-guidance-drop", "1.5"], &["--late-guidance-drop", "0 to 1"]),
     ];
     for (flags, words) in cases {
         // Later flags override the earlier ones of `SMALL`.
@@ -193,7 +200,7 @@ fn unusable_outputs_are_refused_before_the_work() {
     let name = |name: &str| place.path().join(name);
     assert_refused(&small(&name("clip.webm"), &[]), &["clip.webm", ".mp4"]);
     assert_refused(&small(&name("clip.gif"), &["--fps", "60"]), &["50", "GIF"]);
-    let size = &["--size", "16000x32", "--memory-limit", "1TiB"];
+    let size = &["--size", "8192x8192", "--memory-limit", "9TiB"];
     assert_refused(&small(&name("clip.mp4"), size), &["clip.mp4"]);
     assert_refused(&small(&name("no/such/folder/clip.mp4"), &[]), &["no/such/folder"]);
     assert_eq!(std::fs::read_dir(place.path()).expect("the folder").count(), 0);
@@ -240,7 +247,17 @@ fn unknown_devices_and_rules_are_refused_with_what_exists() {
     let out = out.to_str().expect("UTF-8");
     let output = run(&["sample", "--device", "no such adapter", "--out", out]);
     assert_refused(&output, &["no such adapter", "qvgen devices"]);
-    let output = run(&["sample", "--device", "cpu", "--layer", "block.*=w8a8", "--out", out]);
+    let output = run(&[
+        "sample",
+        "--device",
+        "cpu",
+        "--bits",
+        "w4a4",
+        "--layer",
+        "block.*=w8a8",
+        "--out",
+        out,
+    ]);
     assert_refused(&output, &["block.*=w8a8", "names none"]);
 }
 

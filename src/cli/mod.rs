@@ -4,13 +4,18 @@
 //! library's types and prints what comes back. Results go to stdout, everything else to stderr.
 
 mod arguments;
+mod cache;
 mod devices;
+mod eval;
 mod inspect;
+mod model_arguments;
 mod output;
+mod pretrain;
 mod progress;
 mod quantize;
 mod sample;
 mod setup;
+mod train;
 
 use crate::pipeline::cancel::Cancel;
 use clap::{Parser, Subcommand};
@@ -18,8 +23,8 @@ use std::panic;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Low-bit video generation on any GPU: Wan 2.1 text-to-video with packed 2- to 8-bit weights and
-/// activations, through WGSL kernels on Vulkan, Metal, DX12 and GL.
+/// Low-bit video generation and training on any GPU: Wan 2.1 text-to-video with packed 2- to 8-bit
+/// weights and activations, through WGSL kernels on Vulkan, Metal, DX12 and GL.
 #[derive(Debug, Parser)]
 #[command(name = "qvgen", version, max_term_width = 100, args_override_self = true)]
 struct Cli {
@@ -39,6 +44,14 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Turn a full-precision model folder into a packed one
     Quantize(Box<quantize::Args>),
+    /// Train a small text-to-video model from nothing
+    Pretrain(pretrain::Args),
+    /// Measure how well a model does what its captions say, and how far it agrees with another
+    Eval(Box<eval::Args>),
+    /// Train a model, or a quantized student of one, as a TOML file describes it
+    Train(Box<train::Args>),
+    /// Encode clips and captions, or prompts, for training
+    Cache(Box<cache::Args>),
     /// Say what a model folder, a weight file or a video of ours holds
     Inspect(inspect::Args),
     /// List the adapters of this machine
@@ -69,6 +82,10 @@ fn run(cli: Cli, cancel: &Cancel) -> anyhow::Result<()> {
     match cli.command {
         Command::Sample(args) => sample::run(*args, quiet, cancel),
         Command::Quantize(args) => quantize::run(*args, quiet, cancel),
+        Command::Pretrain(args) => pretrain::run(&args, quiet, cancel),
+        Command::Eval(args) => eval::run(*args, quiet, cancel),
+        Command::Train(args) => train::run(*args, quiet, cancel),
+        Command::Cache(args) => cache::run(*args, quiet, cancel),
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Setup(args) => setup::run(&args),
@@ -85,7 +102,7 @@ fn start_logger(verbose: u8, quiet: bool) {
     let environment = env_logger::Env::default().default_filter_or(level);
     // What was typed beats the environment.
     let environment =
-        if quiet || verbose > 0 { environment.filter("QVGEN_LOG") } else { environment };
+        if quiet || verbose > 0 { environment.filter_or("QVGEN_LOG", level) } else { environment };
     env_logger::Builder::from_env(environment).format_timestamp(None).format_target(false).init();
 }
 

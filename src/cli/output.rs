@@ -66,6 +66,17 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// Seconds as people say them.
+pub(super) fn duration(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    match (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s:02} s"),
+        (0, h, m, _) => format!("{h} h {m:02} min"),
+        (d, h, _, _) => format!("{d} d {h:02} h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +85,12 @@ mod tests {
     fn tables_align_words_left_and_numbers_right() {
         let rows = vec![vec!["a".into(), "10.5".into()], vec!["long".into(), "7".into()]];
         assert_eq!(table(&["name", "n"], &rows), "name     n\na     10.5\nlong     7");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let durations = [0.4, 59.6, 3599.0, 3600.0 * 30.0];
+        assert_eq!(durations.map(duration), ["0 s", "1 min 00 s", "59 min 59 s", "1 d 06 h"]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! One progress bar per stage on stderr, silent when nobody watches.
 
+use super::output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal as _, stderr};
 
 /// A bar that is replaced when the stage changes.
 pub(super) struct StageBar {
@@ -28,6 +30,43 @@ impl StageBar {
         }
     }
 
+    /// [`Self::advance`] with words of the caller's instead of rate and ETA.
+    pub(super) fn advance_saying(&mut self, stage: &str, done: usize, total: usize, words: &str) {
+        let is_new = self.current.as_ref().is_none_or(|(name, _)| name != stage);
+        self.advance(stage, "", done, total);
+        if let Some((_, bar)) = &self.current {
+            if is_new {
+                bar.set_style(saying());
+            }
+            bar.set_message(words.to_owned());
+        }
+    }
+
+    /// Changes the words behind the bar of `stage`; `false` if another stage is on.
+    pub(super) fn say(&self, stage: &str, words: &str) -> bool {
+        match &self.current {
+            Some((name, bar)) if name == stage => {
+                bar.set_message(words.to_owned());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A line about the work, above the bar; nothing if it is hidden by request.
+    pub(super) fn note(&self, text: &str) {
+        match &self.current {
+            _ if self.hidden => {}
+            Some((_, bar)) => bar.suspend(|| output::note(text)),
+            None => output::note(text),
+        }
+    }
+
+    /// Whether somebody sees the bar.
+    pub(super) fn is_seen(&self) -> bool {
+        !self.hidden && stderr().is_terminal()
+    }
+
     /// Leaves the last state of the bar on the screen.
     pub(super) fn finish(&mut self) {
         if let Some((_, bar)) = self.current.take() {
@@ -38,6 +77,12 @@ impl StageBar {
     fn target(&self) -> ProgressDrawTarget {
         if self.hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
     }
+}
+
+fn saying() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:<9} {bar:20} {pos}/{len}  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸ ")
 }
 
 fn style(unit: &str) -> ProgressStyle {

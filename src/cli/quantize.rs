@@ -1,10 +1,12 @@
 //! `qvgen quantize`.
 
 use super::arguments::{DeviceArgs, RoundingArgs, parse_bytes};
+use super::model_arguments::Located;
 use super::output;
 use super::progress::StageBar;
 use crate::method::{Rounding, Scope};
 use crate::pipeline::cancel::Cancel;
+use crate::pipeline::embedded::EmbeddedName;
 use crate::pipeline::model::WanModel;
 use crate::pipeline::quantize::{LayerReport, QuantizeJob, QuantizeReport, quantize};
 use crate::quant::{Bits, Precision};
@@ -49,7 +51,8 @@ pub(super) struct Args {
 
 /// Quantizes the folder.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
-    let model = WanModel::open(&args.model)?;
+    let located = Located::new(Some(&args.model), EmbeddedName::Pocket)?;
+    let model = WanModel::open(located.path())?;
     let names = |linears: Vec<crate::models::LinearShape>| -> Vec<String> {
         linears.into_iter().map(|layer| layer.name).collect()
     };

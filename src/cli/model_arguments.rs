@@ -1,0 +1,176 @@
+//! Arguments about a model and its runs that `sample` and `eval` share.
+
+use super::arguments::{RoundingArgs, parse_size};
+use crate::method::Rounding;
+use crate::pipeline::checkpoint::ComponentKind;
+use crate::pipeline::defaults::SamplingDefaults;
+use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
+use crate::pipeline::model::WanModel;
+use crate::pipeline::packed::Arithmetic;
+use crate::pipeline::scheduler::SchedulerKind;
+use crate::pipeline::settings::{SampleSettings, TilingChoice};
+use crate::quant::Precision;
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+
+/// A model folder: the user's, or that of an embedded model, which lives as long as this.
+#[derive(Debug)]
+pub(super) enum Located {
+    Folder(PathBuf),
+    Embedded(EmbeddedModel),
+}
+
+impl Located {
+    /// The folder that was given, or the embedded model of that name; without either, `default`.
+    ///
+    /// # Errors
+    ///
+    /// If the temporary folder cannot be written.
+    pub(super) fn new(folder: Option<&Path>, default: EmbeddedName) -> anyhow::Result<Self> {
+        let embedded = match folder {
+            Some(path) => EmbeddedName::of(path),
+            None => Some(default),
+        };
+        Ok(match (embedded, folder) {
+            (None, Some(path)) => Self::Folder(path.to_owned()),
+            (name, _) => Self::Embedded(EmbeddedModel::unpack(name.unwrap_or(default))?),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) => path,
+            Self::Embedded(model) => model.path(),
+        }
+    }
+
+    pub(super) fn is_embedded(&self) -> bool {
+        matches!(self, Self::Embedded(_))
+    }
+
+    /// What results call it.
+    pub(super) fn name(&self) -> String {
+        match self {
+            // The name alone: where a person keeps models is nobody's business.
+            Self::Embedded(model) => file_name(model.path()),
+            Self::Folder(path) => file_name(&path.canonicalize().unwrap_or_else(|_| path.clone())),
+        }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// In which precision the transformer is loaded.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PrecisionArgs {
+    /// Quantize the transformer while loading: full, or w<2|3|4|8>a<3|4|8|16>, such as w4a4
+    #[arg(long, value_name = "PRECISION", help_heading = "Quantization")]
+    bits: Option<Precision>,
+    #[command(flatten)]
+    rounding: RoundingArgs,
+    /// Multiply the quantized values as floats: slower, to compare with the packed kernels
+    #[arg(long, help_heading = "Quantization")]
+    fake_quant: bool,
+}
+
+impl PrecisionArgs {
+    /// Whether the model is to be quantized in some way: then it must be in full precision.
+    pub(super) fn is_given(&self) -> bool {
+        self.bits.is_some() || self.fake_quant || self.rounding.first_flag().is_some()
+    }
+
+    /// What to quantize while loading; `None` to take the files as they are.
+    ///
+    /// # Errors
+    ///
+    /// If the files are quantized already, or flags contradict each other.
+    pub(super) fn rounding(
+        &self,
+        model: &WanModel,
+        defaults: &SamplingDefaults,
+    ) -> anyhow::Result<Option<(Rounding, Arithmetic)>> {
+        let is_packed = model.weights(ComponentKind::Transformer, None, usize::MAX)?.is_packed();
+        let refining = self.rounding.first_flag().or(self.fake_quant.then_some("--fake-quant"));
+        let flag = self.bits.map(|_| "--bits").or(refining);
+        if let (true, Some(flag)) = (is_packed, flag) {
+            bail!(
+                "{flag}: the model is already quantized; leave it out, or use the full-precision \
+                 model"
+            );
+        }
+        if is_packed {
+            return Ok(None);
+        }
+        let suggested = defaults.bits.as_deref().map(str::parse).transpose();
+        let suggested = suggested.context("\"bits\" in the model's sampling.json")?;
+        let precision = self.bits.or(suggested).unwrap_or(Precision::FULL);
+        let names: Vec<String> =
+            model.transformer.linears().into_iter().map(|layer| layer.name).collect();
+        let rounding = self.rounding.rounding(precision, &names)?;
+        if let (None, Some(flag)) = (&rounding, refining) {
+            bail!("{flag} needs --bits: nothing is quantized without");
+        }
+        let arithmetic = if self.fake_quant { Arithmetic::FakeQuant } else { Arithmetic::Packed };
+        Ok(rounding.map(|rounding| (rounding, arithmetic)))
+    }
+}
+
+/// How clips are sampled.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct SamplingArgs {
+    /// What a video should not show
+    #[arg(long, value_name = "PROMPT")]
+    negative_prompt: Option<String>,
+    /// Frames, a multiple of 4 plus 1 [default: 81, or what the model suggests]
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// Pixels, multiples of 16 [default: 832x480, or what the model suggests]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// Denoising steps [default: 50, or what the model suggests]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Strength of classifier-free guidance; 1 turns it off and halves the time
+    #[arg(long, allow_negative_numbers = true, value_name = "SCALE")]
+    guidance: Option<f32>,
+    /// Share of the last steps that are not guided: faster, and at few bits it can keep more
+    /// detail; 0.18 is 9 of 50 steps [default: 0, or what the model suggests]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE")]
+    late_guidance_drop: Option<f64>,
+    /// Shift of the noise levels; about 3 for 480p and 5 for 720p [default: the model's]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHIFT")]
+    flow_shift: Option<f64>,
+    /// unipc or euler [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    scheduler: Option<SchedulerKind>,
+}
+
+impl SamplingArgs {
+    /// The settings of a run, with what the model suggests for what was left out.
+    pub(super) fn settings(
+        &self,
+        defaults: &SamplingDefaults,
+        prompt: String,
+        seed: u64,
+    ) -> SampleSettings {
+        let (width, height) = self.size.unwrap_or((defaults.width, defaults.height));
+        let negative_prompt = self.negative_prompt.as_ref().unwrap_or(&defaults.negative_prompt);
+        SampleSettings {
+            prompt,
+            negative_prompt: negative_prompt.clone(),
+            frames: self.frames.unwrap_or(defaults.frames),
+            width,
+            height,
+            steps: self.steps.unwrap_or(defaults.steps),
+            guidance_scale: self.guidance.unwrap_or(defaults.guidance_scale),
+            late_guidance_drop: self.late_guidance_drop.unwrap_or(defaults.late_guidance_drop),
+            flow_shift: self.flow_shift,
+            scheduler: self.scheduler,
+            seed,
+            fps: defaults.fps,
+            tiling: TilingChoice::Auto,
+        }
+    }
+}
