@@ -122,7 +122,7 @@ fn main() -> anyhow::Result<()> {
         println!(
             "{pass} forward pass: {frames} frames of {width}x{height}, {tokens} tokens, {precision}: \
              {seconds:.2} s, {:.3} tera-operations per second",
-            forward_ops(&config, tokens) / seconds / 1e12
+            forward_ops(&config, tokens, 512) / seconds / 1e12
         );
     }
     let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
