@@ -3,11 +3,12 @@
 //! Video diffusion transformers need far more memory and time than most people have. This crate
 //! runs Wan 2.1 text-to-video with weights *and* activations of 2 to 8 bits, packed exactly, and
 //! multiplied as integers by hand-written WGSL compute shaders, on whatever Vulkan, Metal, DX12 or
-//! GL device there is, under Burn's wgpu backend.
+//! GL device there is, under Burn's wgpu backend. It also trains models to such widths, by QVGen
+//! and the methods it is compared with ([`method::qvgen`], [`train`]).
 //!
 //! # The map
 //!
-//! Eight modules and the command line; imports point up this table only, and
+//! Ten modules and the command line; imports point up this table only, and
 //! `tests/architecture.rs` holds them to it.
 //!
 //! | module | what it decides | may import |
@@ -19,6 +20,8 @@
 //! | [`method`] | how a full-precision model becomes a quantized one | `nn`, `kernels`, `quant` |
 //! | [`pipeline`] | files and loops: checkpoints, text, schedulers, videos | all above |
 //! | [`world`] | what a small model learns: scenes, captions, and reading them back from pixels | nothing |
+//! | [`train`] | full-precision models from nothing, and quantized students of them | all above |
+//! | [`evaluate`] | how well a model does what its prompts say, and how far it agrees with another | all above |
 //! | [`mod@bench`] | how fast a kernel is: verified, repeated, with its spread | `kernels`, `quant` |
 //! | [`cli`] | arguments and printing, nothing else | all above |
 //!
@@ -48,6 +51,14 @@
 //! * Parameters of a shader are a uniform as the last binding, checked against their Rust mirror
 //!   by a test; tensors are bound `read_write` throughout, because the runtime hands out slices of
 //!   shared buffers.
+//! * A model in training is the model of inference: [`train`] hands its parameters to the same
+//!   structures through [`nn::WeightSource`], anew for every pass, and gradients come back by name.
+//! * The effective weight `Q(W) + (γ ⊙ L) R` is computed once per update, not once per clip, and
+//!   its gradient goes through quantizer and Φ once: both are linear in it, so nothing changes but
+//!   the time.
+//! * What a fake-quantized layer keeps for its backward pass is a handle of its input, not codes
+//!   and masks: the exact gradient of the range needs each element's rounding residual, and the
+//!   handle is shared by the layers that read the same input.
 //! * There is no batch dimension. The second branch of classifier-free guidance is a second call,
 //!   which halves the memory.
 //! * The device is opened here and not by Burn, so that any adapter of any backend can be chosen,
@@ -57,10 +68,12 @@
 
 pub mod bench;
 pub mod cli;
+pub mod evaluate;
 pub mod kernels;
 pub mod method;
 pub mod models;
 pub mod nn;
 pub mod pipeline;
 pub mod quant;
+pub mod train;
 pub mod world;

@@ -12,8 +12,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("method", &["nn", "kernels", "quant"]),
     ("pipeline", &["models", "method", "nn", "kernels", "quant"]),
     ("world", &[]),
+    ("train", &["world", "pipeline", "models", "method", "nn", "kernels", "quant"]),
+    ("evaluate", &["world", "train", "pipeline", "models", "method", "nn", "kernels", "quant"]),
     ("bench", &["kernels", "quant"]),
-    ("cli", &["bench", "pipeline", "models", "method", "nn", "kernels", "quant"]),
+    (
+        "cli",
+        &[
+            "bench", "evaluate", "world", "train", "pipeline", "models", "method", "nn", "kernels",
+            "quant",
+        ],
+    ),
 ];
 
 /// `(external crate, the only modules that may name it)`.
@@ -26,6 +34,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("png", &["pipeline"]),
     ("gif", &["pipeline"]),
     ("rusty_h264_encoder", &["pipeline"]),
+    ("plotters", &["train"]),
+    ("toml", &["train"]),
     ("clap", &["cli"]),
     ("anyhow", &["cli"]),
     ("indicatif", &["cli"]),
