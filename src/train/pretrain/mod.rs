@@ -18,6 +18,7 @@ use vae::{Autoencoder, clip_or_frame};
 
 use super::TrainError;
 use super::dataset::InMemory;
+use super::export::averaged;
 use super::init::random_parameters;
 use super::optimizer::OptimizerSettings;
 use super::parameters::Parameters;
@@ -269,7 +270,7 @@ impl Pretraining<'_> {
             let report = trainer.update(step, &clips)?;
             (self.report)(PretrainEvent::Autoencoder(report, steps));
         }
-        let parameters = averaged(trainer.parameters);
+        let parameters = averaged(&trainer.parameters);
         let mut vae = Autoencoder { config: trainer.config, parameters };
         vae.measure(seed, self.device)?;
         Ok(vae)
@@ -357,18 +358,8 @@ impl Pretraining<'_> {
             let report = trainer.update()?;
             (self.report)(PretrainEvent::Denoiser(&report, trainer.settings.steps));
         }
-        Ok(averaged(trainer.parameters))
+        Ok(averaged(&trainer.parameters))
     }
-}
-
-/// The moving averages of the parameters instead of their last values.
-fn averaged(mut parameters: Parameters) -> Parameters {
-    for (_, parameter) in parameters.iter_mut() {
-        if let Some(average) = parameter.average.take() {
-            parameter.value = average;
-        }
-    }
-    parameters
 }
 
 /// The values of all parameters, for a file.
