@@ -1,5 +1,6 @@
 //! Adapters of this machine: listing, choosing, opening, and refusing the ones that miscalculate.
 
+use super::adapter_facts::AdapterFacts;
 use super::self_test::self_test;
 use burn::tensor::Device;
 use burn_wgpu::WgpuSetup;
@@ -139,6 +140,34 @@ impl Adapter {
         }
     }
 
+    /// What kernels choose their form by.
+    fn facts(&self) -> AdapterFacts {
+        AdapterFacts {
+            identity: self.describe(),
+            is_software: self.is_software(),
+            has_f16: self.has_f16,
+            subgroup_sizes: if self.has_subgroups { self.subgroup_sizes } else { [0, 0] },
+            matrix_size: self.matrix_size(),
+            workgroup_memory_bytes: self.workgroup_memory_bytes,
+        }
+    }
+
+    /// The largest size of its matrix units that shaders can name, with f16 factors and f32 sums.
+    fn matrix_size(&self) -> u32 {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        if !self.handle.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            return 0;
+        }
+        let units = self.handle.cooperative_matrix_properties().into_iter();
+        units
+            .filter(|unit| (unit.ab_type, unit.cr_type) == (F16, F32))
+            .filter(|unit| unit.m_size == unit.n_size && unit.n_size == unit.k_size)
+            .map(|unit| unit.m_size)
+            .filter(|size| [8, 16].contains(size))
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Everything it has: CubeCL generates kernels for whatever the adapter offers. Mappable
     /// primary buffers are left out, they slow down discrete cards.
     fn features(&self) -> wgpu::Features {
@@ -150,7 +179,7 @@ impl Adapter {
 const TASKS_PER_SUBMISSION: usize = 8;
 
 /// Storage buffers that the kernel with the most of them binds.
-const STORAGE_BUFFERS: u32 = 6;
+const STORAGE_BUFFERS: u32 = 8;
 
 /// Names that `--backend` takes.
 pub const BACKENDS: [&str; 4] = ["vulkan", "metal", "dx12", "gl"];
@@ -300,6 +329,7 @@ fn open_adapter(adapter: Adapter) -> Result<OpenDevice, DeviceError> {
     // Few dispatches per submission: drivers end a submission that takes seconds.
     let options = Device::wgpu_options().setup(setup).tasks_max(TASKS_PER_SUBMISSION);
     let device = options.init().map_err(|err| refused(format!("{err:?}")))?;
+    adapter.facts().keep(&device);
     self_test(&device).map_err(|failure| DeviceError::Miscalculates {
         adapter: adapter.describe(),
         failure,

@@ -1,0 +1,88 @@
+//! What kernels choose their form by: facts of the adapter behind a device, kept when it is opened.
+
+use super::Tier;
+use burn::backend::DispatchDevice;
+use burn::tensor::Device;
+use burn_cubecl::CubeDevice;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What an adapter offers beyond the guaranteed minimum; nothing for one that was not opened here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdapterFacts {
+    /// Name, interface and driver.
+    pub identity: String,
+    /// Whether a CPU does the work.
+    pub is_software: bool,
+    /// 16-bit floats.
+    pub has_f16: bool,
+    /// Invocations of a subgroup, least and most; zero without subgroup operations.
+    pub subgroup_sizes: [u32; 2],
+    /// Rows, columns and depth of its matrix units with f16 factors and f32 sums; zero without.
+    pub matrix_size: u32,
+    /// Workgroup memory, bytes.
+    pub workgroup_memory_bytes: u32,
+}
+
+impl AdapterFacts {
+    /// Whether a kernel of `tier` runs there.
+    pub fn offers(&self, tier: Tier) -> bool {
+        match tier {
+            Tier::Core => true,
+            Tier::Half => self.has_f16,
+            // Kernels shuffle among eight lanes.
+            Tier::Subgroups => self.subgroup_sizes[0] >= 8,
+            Tier::Matrix => self.has_f16 && self.matrix_size > 0 && self.fixed_subgroup() > 0,
+        }
+    }
+
+    /// Invocations of every subgroup; zero where their number varies.
+    pub fn fixed_subgroup(&self) -> u32 {
+        let [least, most] = self.subgroup_sizes;
+        if least == most { most } else { 0 }
+    }
+
+    /// The facts of the adapter behind `device`.
+    pub fn of(device: &Device) -> Arc<Self> {
+        match device.as_dispatch() {
+            DispatchDevice::Cube(device) => Self::of_cube(device),
+            _ => Arc::default(),
+        }
+    }
+
+    pub(crate) fn of_cube(device: &CubeDevice) -> Arc<Self> {
+        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|(known, _)| known == device);
+        found.map(|(_, facts)| Arc::clone(facts)).unwrap_or_default()
+    }
+
+    /// Keeps the facts of the adapter behind `device`.
+    pub(crate) fn keep(self, device: &Device) {
+        if let DispatchDevice::Cube(device) = device.as_dispatch() {
+            let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+            known.push((device.clone(), Arc::new(self)));
+        }
+    }
+}
+
+/// A process opens few devices.
+static KNOWN: Mutex<Vec<(CubeDevice, Arc<AdapterFacts>)>> = Mutex::new(Vec::new());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subgroups_of_four_are_no_tier_and_matrices_need_a_fixed_subgroup() {
+        let facts = |subgroup_sizes| AdapterFacts {
+            has_f16: true,
+            matrix_size: 16,
+            subgroup_sizes,
+            ..AdapterFacts::default()
+        };
+        assert!(!facts([4, 4]).offers(Tier::Subgroups));
+        assert!(facts([8, 64]).offers(Tier::Subgroups));
+        assert!(!facts([32, 64]).offers(Tier::Matrix));
+        assert!(facts([32, 32]).offers(Tier::Matrix));
+        assert!(!AdapterFacts::default().offers(Tier::Half));
+    }
+}
