@@ -1,15 +1,15 @@
-// qmatmul_float — y = x · ŵᵀ + bias of float tokens and a packed weight (weight-only), with ŵ
+// qmatmul_float — y = epilogue(x · ŵᵀ) of float tokens and a packed weight (weight-only), with ŵ
 // dequantized tile by tile.
 //
 //   x        [M, K]                  Elem  f32 or f16
 //   w_codes  [N, ceil(K/32)·W_BITS]  u32   packed codes of the weight
 //   w_grid   [N, G, 3]               u32   scale (f32), zero point (f32), code sum (i32), as bits
-//   bias     [N]                     f32
+//   bias …                                 see shared/epilogue_*.wgsl
 //   y        [M, N]                  f32   accumulated in f32
 //
 // A workgroup computes a TILE × TILE tile, an invocation 4 × 4 of it, 16 apart; K is walked in
 // steps of 16. Workgroup memory: 8 704 bytes.
-// Constants: W_BITS, Elem.
+// Constants: W_BITS, Elem; the epilogue by import.
 // Dispatch:  (ceil(N / TILE), ceil(M / TILE)) workgroups.
 // Twin:      kernels::qmatmul_float::reference
 
@@ -25,9 +25,10 @@ struct Params {
 @group(0) @binding(0) var<storage, read_write> x: array<Elem>;
 @group(0) @binding(1) var<storage, read_write> w_codes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> w_grid: array<u32>;
-@group(0) @binding(3) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+const EPILOGUE: u32 = 3u;
+#import epilogue
+@group(0) @binding(EPILOGUE_END) var<storage, read_write> y: array<f32>;
+@group(0) @binding(EPILOGUE_END + 1u) var<uniform> params: Params;
 
 const TILE: u32 = 64u;
 const STEP: u32 = 16u;
@@ -110,7 +111,7 @@ fn main(
         for (var j = 0u; j < 4u; j++) {
             let column = n0 + thread_n + 16u * j;
             if row < params.m && column < params.n {
-                y[row * params.n + column] = acc[j][i] + bias[column];
+                y[row * params.n + column] = finish(row, column, acc[j][i]);
             }
         }
     }

@@ -1,15 +1,15 @@
-// qmatvec — y = x · ŵᵀ + bias of a few float tokens and a packed weight (weight-only).
+// qmatvec — y = epilogue(x · ŵᵀ) of a few float tokens and a packed weight (weight-only).
 //
 //   x        [M, K]                  Elem  f32 or f16, M ≤ TOKENS
 //   w_codes  [N, ceil(K/32)·W_BITS]  u32   packed codes of the weight
 //   w_grid   [N, G, 3]               u32   scale (f32), zero point (f32), code sum (i32), as bits
-//   bias     [N]                     f32
+//   bias …                                 see shared/epilogue_*.wgsl
 //   y        [M, N]                  f32   accumulated in f32
 //
 // A workgroup takes one row of the weight and all tokens, so that codes are read once; its
 // invocations stride over groups of four codes, then sum by a tree.
 // Workgroup memory: 8·WORKGROUP_SIZE bytes.
-// Constants: W_BITS, TOKENS (even), Elem, WORKGROUP_SIZE, GRID_WIDTH.
+// Constants: W_BITS, TOKENS (even), Elem, WORKGROUP_SIZE, GRID_WIDTH; the epilogue by import.
 // Dispatch:  N workgroups, folded into x then y.
 // Twin:      kernels::qmatmul_float::reference
 
@@ -26,9 +26,10 @@ struct Params {
 @group(0) @binding(0) var<storage, read_write> x: array<Elem>;
 @group(0) @binding(1) var<storage, read_write> w_codes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> w_grid: array<u32>;
-@group(0) @binding(3) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+const EPILOGUE: u32 = 3u;
+#import epilogue
+@group(0) @binding(EPILOGUE_END) var<storage, read_write> y: array<f32>;
+@group(0) @binding(EPILOGUE_END + 1u) var<uniform> params: Params;
 
 // The four weights from column `k` on.
 fn four_weights(row: u32, k: u32) -> vec4<f32> {
@@ -71,10 +72,10 @@ fn main(
     for (var token = 0u; token < TOKENS; token += 2u) {
         let sums = workgroup_sum(vec2<f32>(acc[token], acc[token + 1u]), lane);
         if lane == 0u && token < params.m {
-            y[token * params.n + row] = sums.x + bias[row];
+            y[token * params.n + row] = finish(token, row, sums.x);
         }
         if lane == 0u && token + 1u < params.m {
-            y[(token + 1u) * params.n + row] = sums.y + bias[row];
+            y[(token + 1u) * params.n + row] = finish(token + 1u, row, sums.y);
         }
     }
 }

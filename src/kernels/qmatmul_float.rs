@@ -1,12 +1,12 @@
 //! `shaders/qmatmul_float.wgsl` — float tokens times a packed weight (weight-only).
 
+use super::cpu::{self, Form, Rows};
+use super::epilogue::EpilogueTensors;
 use super::launch::{
-    contiguous_f32, contiguous_i32, empty_like, flex_f32, flex_from_f32, flex_to_f32, flex_u32,
-    launch, u32_from,
+    contiguous_i32, empty_like, flex_floats, flex_from_f32, flex_words, launch, u32_from,
 };
-use super::packed_tensor::rows_from_words;
 use super::params::params;
-use super::{Const, Element, Kernel, PackedTensor, Tier};
+use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Tier};
 use crate::quant::{Bits, PackedRows};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
@@ -24,6 +24,8 @@ pub struct QMatmulFloat {
     pub w_bits: Bits,
     /// Storage type of `x`.
     pub element: Element,
+    /// What follows the product.
+    pub epilogue: EpilogueKind,
 }
 
 params! {
@@ -45,8 +47,13 @@ impl Kernel for QMatmulFloat {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let pairs = Bits::ALL.into_iter();
-        pairs.flat_map(|w_bits| Element::ALL.map(|element| Self { w_bits, element })).collect()
+        let mut all = Vec::new();
+        for w_bits in Bits::ALL {
+            let plain = Self { w_bits, element: Element::F32, epilogue: EpilogueKind::Bias };
+            all.extend(Element::ALL.map(|element| Self { element, ..plain }));
+            all.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Self { epilogue, ..plain }));
+        }
+        all
     }
 
     fn tier(&self) -> Tier {
@@ -58,7 +65,11 @@ impl Kernel for QMatmulFloat {
     }
 
     fn constants(&self) -> Vec<Const> {
-        vec![Const::U32("W_BITS", self.w_bits.get()), Const::Alias("Elem", self.element.wgsl())]
+        vec![
+            Const::U32("W_BITS", self.w_bits.get()),
+            Const::Alias("Elem", self.element.wgsl()),
+            Const::Import("epilogue", self.epilogue.fragment()),
+        ]
     }
 }
 
@@ -82,7 +93,7 @@ trait QMatmulFloatOp: Backend {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        #[extension_type] epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self>;
@@ -93,17 +104,19 @@ impl QMatmulFloatOp for CubeBackend {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self> {
         let [w_codes, w_grid] = [w_codes, w_grid].map(contiguous_i32);
-        let (x, bias) = (into_contiguous(x), contiguous_f32(bias));
-        let kernel = QMatmulFloat { w_bits, element: Element::of(x.dtype) };
+        let x = into_contiguous(x);
+        let (epilogue, buffers) = epilogue.into_buffers();
+        let kernel = QMatmulFloat { w_bits, element: Element::of(x.dtype), epilogue };
         let (m, n) = (params.m as usize, params.n as usize);
         let y = empty_like(&x, Shape::new([m, n]), DType::F32);
         let grid = [u32_from(n.div_ceil(TILE)), u32_from(m.div_ceil(TILE)), 1];
-        launch(kernel, &[&x, &w_codes, &w_grid, &bias], &[&y], params, grid);
+        let reads: Vec<_> = [&x, &w_codes, &w_grid].into_iter().chain(&buffers).collect();
+        launch(kernel, &reads, &[&y], params, grid);
         y
     }
 }
@@ -113,27 +126,32 @@ impl QMatmulFloatOp for Flex {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self> {
-        let (x, [m, k]) = flex_to_f32(&x);
-        let group_size = params.group_size as usize;
-        let w = rows_from_words(w_bits, k, group_size, flex_u32(&w_codes), &flex_u32(&w_grid));
-        flex_from_f32(reference(&x, &w, &flex_f32(&bias)), [m, params.n as usize])
+        let x = x.to_contiguous();
+        let [w_codes, w_grid] = [w_codes, w_grid].map(|tensor| tensor.to_contiguous());
+        let (m, n) = (params.m as usize, params.n as usize);
+        let (k, group_size) = (params.k as usize, params.group_size as usize);
+        let w = Rows::new(w_bits, k, group_size, flex_words(&w_codes), flex_words(&w_grid));
+        let y = cpu::qmatmul_float(Form::best(), &flex_floats(&x), w, &epilogue.bias());
+        flex_from_f32(epilogue.finish(y, n), [m, n])
     }
 }
 
-/// `y = x · ŵᵀ + bias` of float tokens `[tokens, in_features]` and a packed weight.
+/// `y = residual + gate · (x · ŵᵀ + bias)` of float tokens `[tokens, in_features]` and a packed
+/// weight; a bias alone is an epilogue, too.
 ///
 /// # Panics
 ///
-/// If `x` has not `in_features` columns, or `bias` is not `[out_features]`.
-pub fn qmatmul_float(x: Tensor<2>, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2> {
+/// If `x` has not `in_features` columns, or a tensor of the epilogue not the shape that it says.
+pub fn qmatmul_float(x: Tensor<2>, w: &PackedTensor, epilogue: impl Into<Epilogue>) -> Tensor<2> {
     let [m, k] = x.dims();
     w.assert_consistent();
     assert_eq!(k, w.in_features, "qmatmul_float: columns of x and in_features");
-    assert_eq!(bias.dims()[0], w.rows(), "qmatmul_float: length of bias and out_features");
+    let epilogue: Epilogue = epilogue.into();
+    epilogue.assert_fits("qmatmul_float", [m, w.rows()]);
     if m == 0 {
         return Tensor::empty([0, w.rows()], &x.device());
     }
@@ -147,7 +165,7 @@ pub fn qmatmul_float(x: Tensor<2>, w: &PackedTensor, bias: Tensor<1>) -> Tensor<
         x.into_dispatch(),
         w.codes.clone().into_dispatch(),
         w.grid.clone().into_dispatch(),
-        bias.into_dispatch(),
+        epilogue.into(),
         w.bits,
         params,
     ))

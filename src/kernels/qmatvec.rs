@@ -1,19 +1,20 @@
 //! `shaders/qmatvec.wgsl` — a few float tokens times a packed weight (weight-only).
 
+use super::cpu::{self, Form, Rows};
+use super::epilogue::EpilogueTensors;
 use super::launch::{
-    contiguous_f32, contiguous_i32, empty_like, flex_f32, flex_from_f32, flex_to_f32, flex_u32,
-    launch, linear_grid, u32_from,
+    contiguous_i32, empty_like, flex_floats, flex_from_f32, flex_words, launch, linear_grid,
+    u32_from,
 };
-use super::packed_tensor::rows_from_words;
 use super::params::params;
-use super::{Const, Element, Kernel, PackedTensor, Tier, qmatmul_float};
+use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Tier};
 use crate::quant::Bits;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 
-/// Most tokens that one dispatch takes; more go through [`qmatmul_float()`].
+/// Most tokens that one dispatch takes; more go through [`qmatmul_float`](super::qmatmul_float()).
 pub const MAX_TOKENS: usize = 8;
 
 /// The kernel, specialized to width, number of tokens and element type.
@@ -25,6 +26,8 @@ pub struct QMatvec {
     pub tokens: u32,
     /// Storage type of `x`.
     pub element: Element,
+    /// What follows the product.
+    pub epilogue: EpilogueKind,
 }
 
 params! {
@@ -49,9 +52,10 @@ impl Kernel for QMatvec {
         let mut all = Vec::new();
         for w_bits in Bits::ALL {
             for tokens in [2, 4, 8] {
-                for element in Element::ALL {
-                    all.push(Self { w_bits, tokens, element });
-                }
+                let plain =
+                    Self { w_bits, tokens, element: Element::F32, epilogue: EpilogueKind::Bias };
+                all.extend(Element::ALL.map(|element| Self { element, ..plain }));
+                all.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Self { epilogue, ..plain }));
             }
         }
         all
@@ -70,6 +74,7 @@ impl Kernel for QMatvec {
             Const::U32("W_BITS", self.w_bits.get()),
             Const::U32("TOKENS", self.tokens),
             Const::Alias("Elem", self.element.wgsl()),
+            Const::Import("epilogue", self.epilogue.fragment()),
         ]
     }
 }
@@ -80,7 +85,7 @@ trait QMatvecOp: Backend {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        #[extension_type] epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self>;
@@ -91,17 +96,19 @@ impl QMatvecOp for CubeBackend {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self> {
         let [w_codes, w_grid] = [w_codes, w_grid].map(contiguous_i32);
-        let (x, bias) = (into_contiguous(x), contiguous_f32(bias));
+        let x = into_contiguous(x);
+        let (epilogue, buffers) = epilogue.into_buffers();
         let tokens = params.m.next_power_of_two().max(2);
-        let kernel = QMatvec { w_bits, tokens, element: Element::of(x.dtype) };
+        let kernel = QMatvec { w_bits, tokens, element: Element::of(x.dtype), epilogue };
         let (m, n) = (params.m as usize, params.n as usize);
         let y = empty_like(&x, Shape::new([m, n]), DType::F32);
-        launch(kernel, &[&x, &w_codes, &w_grid, &bias], &[&y], params, linear_grid(n));
+        let reads: Vec<_> = [&x, &w_codes, &w_grid].into_iter().chain(&buffers).collect();
+        launch(kernel, &reads, &[&y], params, linear_grid(n));
         y
     }
 }
@@ -111,29 +118,33 @@ impl QMatvecOp for Flex {
         x: FloatTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        epilogue: EpilogueTensors<Self>,
         w_bits: Bits,
         params: Params,
     ) -> FloatTensor<Self> {
-        let (x, [m, k]) = flex_to_f32(&x);
-        let group_size = params.group_size as usize;
-        let w = rows_from_words(w_bits, k, group_size, flex_u32(&w_codes), &flex_u32(&w_grid));
-        let y = qmatmul_float::reference(&x, &w, &flex_f32(&bias));
-        flex_from_f32(y, [m, params.n as usize])
+        let x = x.to_contiguous();
+        let [w_codes, w_grid] = [w_codes, w_grid].map(|tensor| tensor.to_contiguous());
+        let (m, n) = (params.m as usize, params.n as usize);
+        let (k, group_size) = (params.k as usize, params.group_size as usize);
+        let w = Rows::new(w_bits, k, group_size, flex_words(&w_codes), flex_words(&w_grid));
+        let y = cpu::qmatmul_float(Form::best(), &flex_floats(&x), w, &epilogue.bias());
+        flex_from_f32(epilogue.finish(y, n), [m, n])
     }
 }
 
-/// `y = x · ŵᵀ + bias` of at most [`MAX_TOKENS`] float tokens and a packed weight.
+/// `y = residual + gate · (x · ŵᵀ + bias)` of at most [`MAX_TOKENS`] float tokens and a packed
+/// weight; a bias alone is an epilogue, too.
 ///
 /// # Panics
 ///
 /// If there are more tokens, or the shapes do not fit.
-pub fn qmatvec(x: Tensor<2>, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2> {
+pub fn qmatvec(x: Tensor<2>, w: &PackedTensor, epilogue: impl Into<Epilogue>) -> Tensor<2> {
     let [m, k] = x.dims();
     assert!(m <= MAX_TOKENS, "qmatvec: {m} tokens, at most {MAX_TOKENS}");
     w.assert_consistent();
     assert_eq!(k, w.in_features, "qmatvec: columns of x and in_features");
-    assert_eq!(bias.dims()[0], w.rows(), "qmatvec: length of bias and out_features");
+    let epilogue: Epilogue = epilogue.into();
+    epilogue.assert_fits("qmatvec", [m, w.rows()]);
     if m == 0 {
         return Tensor::empty([0, w.rows()], &x.device());
     }
@@ -147,7 +158,7 @@ pub fn qmatvec(x: Tensor<2>, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2> {
         x.into_dispatch(),
         w.codes.clone().into_dispatch(),
         w.grid.clone().into_dispatch(),
-        bias.into_dispatch(),
+        epilogue.into(),
         w.bits,
         params,
     ))

@@ -1,4 +1,5 @@
 use crate::common::{assert_close, devices};
+use crate::epilogue::EpilogueValues;
 use crate::{floats, grid_words, half_words, run, runs, values, weight, words};
 use burn::tensor::{Tensor, TensorData};
 use qvgen::kernels::qmatmul_float::{Params, QMatmulFloat, TILE, reference};
@@ -14,7 +15,7 @@ fn qmatmul_float_matches_its_twin() {
     for kernel in QMatmulFloat::all().into_iter().filter(|&kernel| runs(kernel)) {
         for (m, n, k, group_size) in SHAPES {
             let w = weight(n, k, kernel.w_bits, group_size);
-            let bias = values(n, 9);
+            let epilogue = EpilogueValues::new(m, n);
             let mut x = values(m * k, 3);
             let mut input = words(&x).to_vec();
             if kernel.tier() == Tier::Half {
@@ -23,10 +24,13 @@ fn qmatmul_float_matches_its_twin() {
             let params =
                 Params { m: m as u32, n: n as u32, k: k as u32, group_size: w.group_size as u32 };
             let grid = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
-            let inputs = [&input[..], &w.codes, &grid_words(&w), words(&bias)];
+            let w_grid = grid_words(&w);
+            let tensors = [&input[..], &w.codes, &w_grid];
+            let inputs = [&tensors[..], &epilogue.inputs(kernel.epilogue)].concat();
             let actual = run(kernel, &inputs, &[m * n], params, grid);
             let rel = 4.0 * f32::EPSILON * (k as f32).sqrt();
-            let expected = reference(&x, &w, &bias);
+            let product = reference(&x, &w, &epilogue.bias);
+            let expected = epilogue.after(kernel.epilogue, product);
             assert_close(
                 &format!("{kernel:?} {params:?}"),
                 floats(&actual[0]),

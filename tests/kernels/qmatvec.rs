@@ -1,4 +1,5 @@
 use crate::common::{assert_close, devices};
+use crate::epilogue::EpilogueValues;
 use crate::{floats, grid_words, half_words, run, runs, values, weight, words};
 use burn::tensor::{Tensor, TensorData};
 use qvgen::kernels::qmatmul_float::reference;
@@ -22,7 +23,7 @@ fn qmatvec_matches_its_twin() {
         for (n, k, group_size) in SHAPES {
             for m in [kernel.tokens as usize - 1, kernel.tokens as usize] {
                 let w = weight(n, k, kernel.w_bits, group_size);
-                let bias = values(n, 9);
+                let epilogue = EpilogueValues::new(m, n);
                 let mut x = values(m * k, 3);
                 let mut input = words(&x).to_vec();
                 if kernel.tier() == Tier::Half {
@@ -34,10 +35,13 @@ fn qmatvec_matches_its_twin() {
                     k: k as u32,
                     group_size: w.group_size as u32,
                 };
-                let inputs = [&input[..], &w.codes, &grid_words(&w), words(&bias)];
+                let w_grid = grid_words(&w);
+                let tensors = [&input[..], &w.codes, &w_grid];
+                let inputs = [&tensors[..], &epilogue.inputs(kernel.epilogue)].concat();
                 let actual = run(kernel, &inputs, &[m * n], params, linear_grid(n));
                 let rel = 4.0 * f32::EPSILON * (k as f32).sqrt();
-                let expected = reference(&x, &w, &bias);
+                let product = reference(&x, &w, &epilogue.bias);
+                let expected = epilogue.after(kernel.epilogue, product);
                 let what = format!("{kernel:?} {params:?}");
                 assert_close(&what, floats(&actual[0]), &expected, rel, 2e-5);
             }
