@@ -1,34 +1,32 @@
 //! `shaders/qmatmul.wgsl` — packed tokens times a packed weight, in integers.
 
-use super::launch::{
-    contiguous_f32, contiguous_i32, empty_like, flex_f32, flex_from_f32, flex_u32, launch, u32_from,
-};
-use super::packed_tensor::rows_from_words;
+use super::cpu::{self, Rows};
+use super::epilogue::EpilogueTensors;
+use super::launch::{contiguous_i32, empty_like, flex_from_f32, flex_words, u32_from};
 use super::params::params;
-use super::{Const, Dot, Kernel, PackedTensor};
+use super::qmatmul_form::{Form, Product};
+use super::{Const, Dot, Epilogue, Kernel, PackedTensor, tuning};
 use crate::quant::{Bits, Grid, PackedRows, unpack_rows};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::backend::{Backend, DType, Dispatch, DispatchDevice, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
 
-/// Side of the tile that a workgroup computes.
+/// Side of the smallest tile that a workgroup computes; work is best split by multiples of it.
 pub const TILE: usize = 64;
 
-/// The kernel, specialized to a pair of widths.
+/// The kernel, specialized to a product and the shape of its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QMatmul {
-    /// Width of the weight's codes.
-    pub w_bits: Bits,
-    /// Width of the tokens' codes.
-    pub x_bits: Bits,
-    /// Whether a row of the weight has several grids.
-    pub grouped: bool,
+    /// What is computed.
+    pub product: Product,
+    /// A quarter of the tokens of an invocation.
+    pub rows: u32,
+    /// A quarter of the columns of an invocation.
+    pub columns: u32,
     /// How four products of bytes are summed.
     pub dot: Dot,
-    /// Store the integer accumulator instead of the result, to compare forms and devices.
-    pub raw: bool,
 }
 
 params! {
@@ -50,12 +48,14 @@ impl Kernel for QMatmul {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for w_bits in Bits::ALL {
-            for x_bits in [Bits::B3, Bits::B4, Bits::B8] {
-                let plain = Self { w_bits, x_bits, grouped: false, dot: Dot::Packed, raw: false };
-                all.extend([plain, Self { grouped: true, ..plain }]);
-                all.extend(Dot::ALL.map(|dot| Self { dot, raw: true, ..plain }));
+        let small = |product: Product| Self { product, rows: 1, columns: 1, dot: Dot::preferred() };
+        let mut all: Vec<Self> = Product::all().into_iter().map(small).collect();
+        for bits in [Bits::B3, Bits::B4, Bits::B8] {
+            let plain = small(Product::plain(bits, bits));
+            let raw = small(Product { raw: true, ..plain.product });
+            all.push(Self { dot: Dot::Portable, ..raw });
+            for (rows, columns) in [(2, 1), (1, 2), (2, 2)] {
+                all.extend([plain, raw].map(|kernel| Self { rows, columns, ..kernel }));
             }
         }
         all
@@ -66,20 +66,14 @@ impl Kernel for QMatmul {
     }
 
     fn constants(&self) -> Vec<Const> {
-        vec![
-            Const::U32("W_BITS", self.w_bits.get()),
-            Const::U32("X_BITS", self.x_bits.get()),
-            Const::Bool("GROUPED", self.grouped),
-            Const::Bool("RAW", self.raw),
+        let mut constants = self.product.constants();
+        constants.extend([
+            Const::Bool("GROUPED", self.product.grouped),
+            Const::U32("ROWS", 4 * self.rows),
+            Const::U32("COLUMNS", 4 * self.columns),
             Const::Import("dot", self.dot.fragment()),
-        ]
-    }
-}
-
-impl QMatmul {
-    /// Workgroups of a product `[m, k] · [n, k]ᵀ`.
-    pub fn grid(m: usize, n: usize) -> [u32; 3] {
-        [u32_from(n.div_ceil(TILE)), u32_from(m.div_ceil(TILE)), 1]
+        ]);
+        constants
     }
 }
 
@@ -160,8 +154,10 @@ fn corrected(x: Side<'_>, w: Side<'_>, w_sum: i32) -> f32 {
 /// Shapes and widths of one call, the part of the operation that is no tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
-    kernel: QMatmul,
+    product: Product,
     params: Params,
+    /// The best one known if there is none.
+    form: Option<Form>,
 }
 
 #[backend_extension(Cube, Flex)]
@@ -171,7 +167,7 @@ trait QMatmulOp: Backend {
         x_grid: IntTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        #[extension_type] epilogue: EpilogueTensors<Self>,
         call: Call,
     ) -> FloatTensor<Self>;
 }
@@ -182,16 +178,19 @@ impl QMatmulOp for CubeBackend {
         x_grid: IntTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
+        epilogue: EpilogueTensors<Self>,
         call: Call,
     ) -> FloatTensor<Self> {
         let [x_codes, x_grid, w_codes, w_grid] =
             [x_codes, x_grid, w_codes, w_grid].map(contiguous_i32);
-        let bias = contiguous_f32(bias);
+        let (epilogue, buffers) = epilogue.into_buffers();
         let (m, n) = (call.params.m as usize, call.params.n as usize);
-        let y = empty_like(&bias, Shape::new([m, n]), DType::F32);
-        let reads = [&x_codes, &x_grid, &w_codes, &w_grid, &bias];
-        launch(call.kernel, &reads, &[&y], call.params, QMatmul::grid(m, n));
+        let y = empty_like(&x_codes, Shape::new([m, n]), DType::F32);
+        let reads: Vec<_> =
+            [&x_codes, &x_grid, &w_codes, &w_grid].into_iter().chain(&buffers).collect();
+        let product = Product { epilogue, ..call.product };
+        let form = call.form.unwrap_or_else(|| tuning::form_of(&x_codes, product, call.params));
+        form.launch(product, &reads, &y, call.params);
         y
     }
 }
@@ -202,25 +201,52 @@ impl QMatmulOp for Flex {
         x_grid: IntTensor<Self>,
         w_codes: IntTensor<Self>,
         w_grid: IntTensor<Self>,
-        bias: FloatTensor<Self>,
-        Call { kernel, params }: Call,
+        epilogue: EpilogueTensors<Self>,
+        Call { product, params, .. }: Call,
     ) -> FloatTensor<Self> {
         let (k, group_size) = (params.k as usize, params.group_size as usize);
-        let x = rows_from_words(kernel.x_bits, k, k, flex_u32(&x_codes), &flex_u32(&x_grid));
-        let w =
-            rows_from_words(kernel.w_bits, k, group_size, flex_u32(&w_codes), &flex_u32(&w_grid));
-        let y = reference(&x, &w, &flex_f32(&bias));
-        flex_from_f32(y, [params.m as usize, params.n as usize])
+        let tensors = [x_codes, x_grid, w_codes, w_grid].map(|tensor| tensor.to_contiguous());
+        let [x_codes, x_grid, w_codes, w_grid] = tensors.each_ref().map(flex_words);
+        let x = Rows::new(product.x_bits, k, k, x_codes, x_grid);
+        let w = Rows::new(product.w_bits, k, group_size, w_codes, w_grid);
+        let y = cpu::qmatmul(cpu::Form::best(), x, w, &epilogue.bias());
+        let (m, n) = (params.m as usize, params.n as usize);
+        flex_from_f32(epilogue.finish(y, n), [m, n])
     }
 }
 
-/// `y = x · wᵀ + bias` of packed tokens and a packed weight, `[tokens, out_features]`.
+/// `y = residual + gate · (x · wᵀ + bias)` of packed tokens and a packed weight,
+/// `[tokens, out_features]`; a bias alone is an epilogue, too.
 ///
 /// # Panics
 ///
-/// If `x` and `w` differ in `in_features` or have more than [`max_in_features`], or `bias` is not
-/// `[out_features]`.
-pub fn qmatmul(x: &PackedTensor, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2> {
+/// If `x` and `w` differ in `in_features` or have more than [`max_in_features`], or a tensor of
+/// the epilogue has not the shape that it says.
+pub fn qmatmul(x: &PackedTensor, w: &PackedTensor, epilogue: impl Into<Epilogue>) -> Tensor<2> {
+    multiply(x, w, epilogue.into(), None)
+}
+
+/// [`qmatmul`] in a given form, to compare forms; the adapter must have it.
+///
+/// # Panics
+///
+/// As [`qmatmul`].
+#[doc(hidden)]
+pub fn qmatmul_in_form(
+    form: Form,
+    x: &PackedTensor,
+    w: &PackedTensor,
+    epilogue: impl Into<Epilogue>,
+) -> Tensor<2> {
+    multiply(x, w, epilogue.into(), Some(form))
+}
+
+fn multiply(
+    x: &PackedTensor,
+    w: &PackedTensor,
+    epilogue: Epilogue,
+    form: Option<Form>,
+) -> Tensor<2> {
     x.assert_consistent();
     w.assert_consistent();
     assert_eq!(x.in_features, w.in_features, "qmatmul: in_features of x and w");
@@ -231,29 +257,37 @@ pub fn qmatmul(x: &PackedTensor, w: &PackedTensor, bias: Tensor<1>) -> Tensor<2>
         x.in_features,
         max_in_features(x.bits, w.bits)
     );
-    assert_eq!(bias.dims()[0], w.rows(), "qmatmul: length of bias and out_features");
+    epilogue.assert_fits("qmatmul", [x.rows(), w.rows()]);
     if x.rows() == 0 {
-        return Tensor::empty([0, w.rows()], &bias.device());
+        return Tensor::empty([0, w.rows()], &epilogue.bias.device());
     }
-    let kernel = QMatmul {
-        w_bits: w.bits,
-        x_bits: x.bits,
-        grouped: w.groups() > 1,
-        dot: Dot::preferred(),
-        raw: false,
-    };
+    let (product, params) = call(x, w);
+    Tensor::from_dispatch(Dispatch::qmatmul(
+        x.codes.clone().into_dispatch(),
+        x.grid.clone().into_dispatch(),
+        w.codes.clone().into_dispatch(),
+        w.grid.clone().into_dispatch(),
+        epilogue.into(),
+        Call { product, params, form },
+    ))
+}
+
+fn call(x: &PackedTensor, w: &PackedTensor) -> (Product, Params) {
+    let product = Product { grouped: w.groups() > 1, ..Product::plain(x.bits, w.bits) };
     let params = Params {
         m: u32_from(x.rows()),
         n: u32_from(w.rows()),
         k: u32_from(x.in_features),
         group_size: u32_from(w.group_size),
     };
-    Tensor::from_dispatch(Dispatch::qmatmul(
-        x.codes.clone().into_dispatch(),
-        x.grid.clone().into_dispatch(),
-        w.codes.clone().into_dispatch(),
-        w.grid.clone().into_dispatch(),
-        bias.into_dispatch(),
-        Call { kernel, params },
-    ))
+    (product, params)
+}
+
+/// Name of the form in which [`qmatmul`] computed these operands last, or would by default.
+pub fn form_name(x: &PackedTensor, w: &PackedTensor) -> String {
+    let (product, params) = call(x, w);
+    match x.codes.device().as_dispatch() {
+        DispatchDevice::Cube(device) => tuning::known_form(device, product, params).to_string(),
+        _ => cpu::Form::best().name().to_owned(),
+    }
 }

@@ -4,13 +4,15 @@ use crate::common::assert_close;
 use crate::{floats, grid_words, run, token_spec, values, weight, words};
 use qvgen::kernels::attention::{self, Attention};
 use qvgen::kernels::channel_norm::{self, ChannelNorm};
-use qvgen::kernels::conv3d::{self, Conv3d};
+use qvgen::kernels::conv3d::{self, Conv3d, Conv3dRows};
 use qvgen::kernels::dequantize_weight::{self, DequantizeWeight};
 use qvgen::kernels::qmatvec::{self, QMatvec};
 use qvgen::kernels::quantize_tokens::QuantizeTokens;
 use qvgen::kernels::quantize_weight::{self, QuantizeWeight};
 use qvgen::kernels::rope::{self, Rope};
-use qvgen::kernels::{Element, GRID_WIDTH, GRID_WORDS, Kernel, linear_grid, qmatmul_float};
+use qvgen::kernels::{
+    Element, EpilogueKind, GRID_WIDTH, GRID_WORDS, Kernel, linear_grid, qmatmul_float,
+};
 use qvgen::quant::{self, Bits, Calibration, Grid, Scheme, WeightSpec, unpack_rows};
 
 /// Rows of one workgroup each: three more than a row of the grid.
@@ -64,7 +66,8 @@ fn qmatvec_reaches_the_last_row() {
     let (bits, k) = (Bits::B4, 32);
     let w = weight(ROWS, k, bits, None);
     let (x, bias) = (values(k, 3), values(ROWS, 9));
-    let kernel = QMatvec { w_bits: bits, tokens: 2, element: Element::F32 };
+    let kernel =
+        QMatvec { w_bits: bits, tokens: 2, element: Element::F32, epilogue: EpilogueKind::Bias };
     let params =
         qmatvec::Params { m: 1, n: ROWS as u32, k: k as u32, group_size: w.group_size as u32 };
     let inputs = [words(&x), &w.codes, &grid_words(&w), words(&bias)];
@@ -119,7 +122,8 @@ fn channel_norm_reaches_the_last_pixel() {
 
 #[test]
 fn conv3d_reaches_the_last_frame() {
-    let kernel = Conv3d { window: [1, 1, 1], out_block: 4 };
+    let conv = Conv3d { window: [1, 1, 1], out_block: 4 };
+    let kernel = Conv3dRows { conv, adjacent: false, shared_weights: false };
     let frames = ROWS as u32;
     let params = conv3d::Params {
         in_channels: 1,
@@ -138,10 +142,13 @@ fn conv3d_reaches_the_last_frame() {
         pad_h: 0,
         pad_w: 0,
         upsample_shift: 0,
+        accumulate: 0,
+        first_workgroup: 0,
+        end_workgroup: u32::MAX,
     };
     assert_eq!(kernel.grid(&params), folded(ROWS));
     let x = values(ROWS, 1);
-    let w = conv3d::pack_weight(kernel, &[3.0], 1);
+    let w = conv3d::pack_weight(conv, &[3.0], 1);
     let inputs = [words(&x), words(&[0.0]), words(&w), words(&[0.5])];
     let actual = run(kernel, &inputs, &[ROWS], params, kernel.grid(&params));
     let expected: Vec<f32> = x.iter().map(|x| 3.0 * x + 0.5).collect();

@@ -1,45 +1,111 @@
-use crate::common::{Reference, assert_close, devices, fixture};
-use crate::{floats, grid_words, run, token_spec, values, weight, words};
+use crate::common::{Reference, assert_close, devices, fixture, wgpu_device};
+use crate::epilogue::EpilogueValues;
+use crate::{grid_words, poisoned, run, token_spec, values, weight};
 use burn::tensor::{Tensor, TensorData};
 use qvgen::kernels::qmatmul::{Params, QMatmul, reference, reference_accumulators};
-use qvgen::kernels::{Dot, Kernel, PackedTensor, qmatmul};
+use qvgen::kernels::qmatmul_form::{Form, Product};
+use qvgen::kernels::{AdapterFacts, Dot, EpilogueKind, PackedTensor, client_of, qmatmul};
 use qvgen::quant::{Bits, Grid, PackedRows, pack_rows, quantize_tokens};
 
-/// `(m, n, k)`: below a tile, one more than a tile, several tiles with tails.
-const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 24), (5, 7, 33), (65, 66, 72), (70, 130, 200)];
+/// `(m, n, k)`: below a tile, one more than a tile, several tiles of every form with tails.
+const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 24), (5, 7, 33), (65, 66, 72), (70, 270, 200)];
 
-fn run_qmatmul(kernel: QMatmul, x: &PackedRows, w: &PackedRows, bias: &[f32]) -> Vec<u32> {
-    let (m, n) = (x.rows(), w.rows());
+/// The forms that the adapter has for `product`, the one that is used first.
+fn forms(product: Product) -> Vec<Form> {
+    let facts = AdapterFacts::of(&wgpu_device());
+    let mut forms = Form::candidates(&facts, product);
+    let registers = Form::Registers { broadcast: false };
+    if !forms.contains(&registers) {
+        forms.push(registers);
+    }
+    forms
+}
+
+fn run_form(
+    form: Form,
+    product: Product,
+    x: &PackedRows,
+    w: &PackedRows,
+    epilogue: &EpilogueValues,
+) -> Vec<u32> {
     let params = Params {
-        m: m as u32,
-        n: n as u32,
+        m: x.rows() as u32,
+        n: w.rows() as u32,
         k: x.in_features as u32,
         group_size: w.group_size as u32,
     };
-    let inputs = [&x.codes[..], &grid_words(x), &w.codes, &grid_words(w), words(bias)];
-    run(kernel, &inputs, &[m * n], params, QMatmul::grid(m, n)).remove(0)
+    let (x_grid, w_grid) = (grid_words(x), grid_words(w));
+    let tensors = [&x.codes[..], &x_grid, &w.codes, &w_grid];
+    let inputs = poisoned(&[&tensors[..], &epilogue.inputs(product.epilogue)].concat());
+    let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
+    form.run_raw(&client_of(&wgpu_device()), product, &inputs, params)
 }
 
-/// Raw accumulators say little beyond the results: equal widths are enough, compiling takes time.
-fn compared(kernel: &QMatmul) -> bool {
-    !kernel.raw || kernel.w_bits == kernel.x_bits
+fn integers(words: Vec<u32>) -> Vec<i32> {
+    words.into_iter().map(|word| word as i32).collect()
+}
+
+/// Every form at some widths, those of the smallest tile and of the matrices at all: compiling
+/// takes time.
+fn integers_compared(form: Form, bits: (u32, u32)) -> bool {
+    match form {
+        Form::Tile { rows: 1, columns: 1 } | Form::Matrix { .. } => true,
+        Form::Registers { broadcast } => broadcast || bits == (3, 3) || bits == (8, 8),
+        Form::Tile { rows, columns } => bits == if rows == columns { (8, 8) } else { (4, 4) },
+    }
 }
 
 #[test]
-fn qmatmul_matches_its_twin() {
-    for kernel in QMatmul::all().into_iter().filter(compared) {
+fn every_form_gives_the_integers_of_the_twin() {
+    for bits in [(3, 3), (4, 4), (8, 8), (8, 3), (4, 2)] {
+        let [x_bits, w_bits] = [bits.0, bits.1].map(|bits| Bits::from_u32(bits).unwrap());
+        let product = Product { raw: true, ..Product::plain(x_bits, w_bits) };
         for (m, n, k) in SHAPES {
-            let x = quantize_tokens(&values(m * k, 3), k, token_spec(kernel.x_bits));
-            let w = weight(n, k, kernel.w_bits, kernel.grouped.then_some(32));
-            let bias = values(n, 9);
-            let actual = run_qmatmul(kernel, &x, &w, &bias);
-            let what = format!("{kernel:?} {m}×{n}×{k}");
-            if kernel.raw {
-                let actual: Vec<i32> = actual.into_iter().map(|word| word as i32).collect();
-                assert_eq!(actual, reference_accumulators(&x, &w), "{what}");
-            } else {
-                let expected = reference(&x, &w, &bias);
-                assert_close(&what, floats(&actual), &expected, 1e-5, 1e-5);
+            let x = quantize_tokens(&values(m * k, 3), k, token_spec(x_bits));
+            let w = weight(n, k, w_bits, None);
+            let expected = reference_accumulators(&x, &w);
+            for form in forms(product).into_iter().filter(|&form| integers_compared(form, bits)) {
+                let actual = run_form(form, product, &x, &w, &EpilogueValues::new(m, n));
+                assert_eq!(integers(actual), expected, "{form:?} {bits:?} {m}×{n}×{k}");
+            }
+        }
+    }
+}
+
+/// All products in the form that is used here, a few in the others: compiling takes time.
+fn compared(form: Form, product: Product) -> bool {
+    let is_four = (product.w_bits, product.x_bits) == (Bits::B4, Bits::B4);
+    match form {
+        form if form == forms(product)[0] => true,
+        Form::Tile { rows: 1, columns: 1 } | Form::Matrix { .. } => {
+            is_four || product.w_bits == Bits::B3
+        }
+        Form::Tile { rows, columns } => is_four && rows == columns && product.grouped,
+        Form::Registers { .. } => is_four && product.grouped,
+    }
+}
+
+#[test]
+fn every_form_matches_the_twin() {
+    let mut products = Vec::new();
+    for (x_bits, w_bits) in [(3, 3), (4, 4), (8, 8), (8, 4)] {
+        let [x_bits, w_bits] = [x_bits, w_bits].map(|bits| Bits::from_u32(bits).unwrap());
+        let plain = Product::plain(x_bits, w_bits);
+        products.extend([plain, Product { grouped: true, ..plain }]);
+    }
+    let plain = Product::plain(Bits::B4, Bits::B4);
+    products.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Product { epilogue, ..plain }));
+    for product in products {
+        for (m, n, k) in SHAPES {
+            let x = quantize_tokens(&values(m * k, 3), k, token_spec(product.x_bits));
+            let w = weight(n, k, product.w_bits, product.grouped.then_some(32));
+            let epilogue = EpilogueValues::new(m, n);
+            let expected = reference(&x, &w, &epilogue.bias);
+            let expected = epilogue.after(product.epilogue, expected);
+            for form in forms(product).into_iter().filter(|&form| compared(form, product)) {
+                let actual = run_form(form, product, &x, &w, &epilogue);
+                let what = format!("{form:?} {product:?} {m}×{n}×{k}");
+                assert_close(&what, crate::floats(&actual), &expected, 1e-5, 1e-5);
             }
         }
     }
@@ -55,6 +121,21 @@ fn rows(bits: Bits, codes: &[u32], k: usize) -> PackedRows {
         codes: pack_rows(bits, codes, k),
         grids: vec![Grid { scale: 1.0, zero_point: 0.0 }; count],
         code_sums: codes.chunks(k).map(|row| row.iter().sum::<u32>() as i32).collect(),
+    }
+}
+
+/// Asserts that `form` sums the largest codes, the smallest ones and both exactly, over more
+/// products than a float of it may hold.
+pub(crate) fn assert_exact_at_the_ends(form: Form) {
+    for (bits, k) in [(Bits::B3, 300), (Bits::B4, 100), (Bits::B8, 2080)] {
+        let top = bits.max_code();
+        let mixed = |i: usize| if i.is_multiple_of(3) { top } else { 0 };
+        let codes: Vec<u32> =
+            [vec![0; k], vec![top; k], (0..k).map(mixed).collect()].into_iter().flatten().collect();
+        let (x, w) = (rows(bits, &codes, k), rows(bits, &codes, k));
+        let product = Product { raw: true, ..Product::plain(bits, bits) };
+        let actual = run_form(form, product, &x, &w, &EpilogueValues::new(3, 3));
+        assert_eq!(integers(actual), reference_accumulators(&x, &w), "{form:?} {bits} bits");
     }
 }
 
@@ -84,11 +165,28 @@ fn qmatmul_accumulates_the_largest_sums_exactly() {
         })
         .collect();
     assert_eq!(reference_accumulators(&x, &w), expected);
-    for dot in Dot::ALL {
-        let kernel = QMatmul { w_bits: Bits::B8, x_bits: Bits::B8, grouped: false, dot, raw: true };
-        let actual = run_qmatmul(kernel, &x, &w, &vec![0.0; n]);
-        let actual: Vec<i32> = actual.into_iter().map(|word| word as i32).collect();
-        assert_eq!(actual, expected, "{dot:?}");
+    let product = Product { raw: true, ..Product::plain(Bits::B8, Bits::B8) };
+    for form in forms(product) {
+        let actual = run_form(form, product, &x, &w, &EpilogueValues::new(x.rows(), n));
+        assert_eq!(integers(actual), expected, "{form:?}");
+    }
+}
+
+#[test]
+fn both_byte_products_give_the_same_integers() {
+    let (m, n, k) = (5, 7, 72);
+    for bits in [Bits::B3, Bits::B8] {
+        let x = quantize_tokens(&values(m * k, 3), k, token_spec(bits));
+        let w = weight(n, k, bits, None);
+        let product = Product { raw: true, ..Product::plain(bits, bits) };
+        let params = Params { m: m as u32, n: n as u32, k: k as u32, group_size: k as u32 };
+        let (x_grid, w_grid, bias) = (grid_words(&x), grid_words(&w), vec![0; n]);
+        let inputs = [&x.codes[..], &x_grid, &w.codes, &w_grid, &bias];
+        for dot in Dot::ALL {
+            let kernel = QMatmul { product, rows: 1, columns: 1, dot };
+            let actual = run(kernel, &inputs, &[m * n], params, [1, 1, 1]).remove(0);
+            assert_eq!(integers(actual), reference_accumulators(&x, &w), "{dot:?}");
+        }
     }
 }
 

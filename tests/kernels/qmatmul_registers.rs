@@ -1,0 +1,12 @@
+use crate::common::wgpu_device;
+use crate::qmatmul::assert_exact_at_the_ends;
+use qvgen::kernels::qmatmul_form::Form;
+use qvgen::kernels::{AdapterFacts, Tier};
+
+#[test]
+fn chunks_end_before_a_float_rounds() {
+    assert_exact_at_the_ends(Form::Registers { broadcast: false });
+    if AdapterFacts::of(&wgpu_device()).offers(Tier::Subgroups) {
+        assert_exact_at_the_ends(Form::Registers { broadcast: true });
+    }
+}
