@@ -1,7 +1,12 @@
-// reduce — sums and extremes over a workgroup by a tree in workgroup memory.
+// reduce — sums and extremes over a workgroup in workgroup memory.
 //
 // All invocations must call, in uniform control flow; all get the result. `reduce_scratch` may be
-// reused at once: each function ends with a barrier. Needs: const WORKGROUP_SIZE (a power of two).
+// reused at once: each function ends with a barrier. A few invocations reduce the others' values,
+// then everyone reduces theirs: three barriers, where a tree over 64 invocations has fourteen.
+// Needs: const WORKGROUP_SIZE (a power of two, at least 8).
+
+// About the root of the size, so that both halves are equally long.
+const REDUCE_PARTS: u32 = select(16u, 8u, WORKGROUP_SIZE <= 64u);
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WORKGROUP_SIZE>;
 
@@ -9,29 +14,41 @@ var<workgroup> reduce_scratch: array<vec2<f32>, WORKGROUP_SIZE>;
 fn workgroup_range(value: vec2<f32>, lane: u32) -> vec2<f32> {
     reduce_scratch[lane] = value;
     workgroupBarrier();
-    for (var half = WORKGROUP_SIZE / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            let other = reduce_scratch[lane + half];
-            let mine = reduce_scratch[lane];
-            reduce_scratch[lane] = vec2<f32>(min(mine.x, other.x), max(mine.y, other.y));
+    if lane < REDUCE_PARTS { // nobody else reads what this writes: `i` differs by REDUCE_PARTS
+        var part = value;
+        for (var i = lane + REDUCE_PARTS; i < WORKGROUP_SIZE; i += REDUCE_PARTS) {
+            part = wider(part, reduce_scratch[i]);
         }
-        workgroupBarrier();
+        reduce_scratch[lane] = part;
     }
-    let result = reduce_scratch[0];
+    workgroupBarrier();
+    var result = reduce_scratch[0];
+    for (var i = 1u; i < REDUCE_PARTS; i++) {
+        result = wider(result, reduce_scratch[i]);
+    }
     workgroupBarrier();
     return result;
+}
+
+fn wider(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
+    return vec2<f32>(min(a.x, b.x), max(a.y, b.y));
 }
 
 fn workgroup_sum(value: vec2<f32>, lane: u32) -> vec2<f32> {
     reduce_scratch[lane] = value;
     workgroupBarrier();
-    for (var half = WORKGROUP_SIZE / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            reduce_scratch[lane] += reduce_scratch[lane + half];
+    if lane < REDUCE_PARTS {
+        var part = value;
+        for (var i = lane + REDUCE_PARTS; i < WORKGROUP_SIZE; i += REDUCE_PARTS) {
+            part += reduce_scratch[i];
         }
-        workgroupBarrier();
+        reduce_scratch[lane] = part;
     }
-    let result = reduce_scratch[0];
+    workgroupBarrier();
+    var result = reduce_scratch[0];
+    for (var i = 1u; i < REDUCE_PARTS; i++) {
+        result += reduce_scratch[i];
+    }
     workgroupBarrier();
     return result;
 }

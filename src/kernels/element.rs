@@ -36,6 +36,15 @@ impl Element {
         }
     }
 
+    /// Four of them, or one where rows are no multiple of four long.
+    pub(crate) const fn wgsl_in(self, rows: Rows) -> &'static str {
+        match (self, rows) {
+            (_, Rows::Ragged) => self.wgsl(),
+            (Self::F32, Rows::Vectors) => "vec4<f32>",
+            (Self::F16, Rows::Vectors) => "vec4<f16>",
+        }
+    }
+
     pub(crate) const fn tier(self) -> Tier {
         match self {
             Self::F32 => Tier::Core,
@@ -67,5 +76,29 @@ impl Dot {
     /// The form for the device that this process opened.
     pub fn preferred() -> Self {
         Self::Packed
+    }
+}
+
+/// How a row of activations is loaded, four values at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// As vectors: its length is a multiple of four.
+    Vectors,
+    /// Value by value: it has any length.
+    Ragged,
+}
+
+impl Rows {
+    /// How rows of `k` values are loaded.
+    pub const fn of(k: usize) -> Self {
+        if k.is_multiple_of(4) { Self::Vectors } else { Self::Ragged }
+    }
+
+    /// The fragments that load values of `x`, and of the rows `factor` and `offset`.
+    pub(crate) const fn fragments(self) -> [&'static str; 2] {
+        match self {
+            Self::Vectors => ["quads_vector", "rows_vector"],
+            Self::Ragged => ["quads_scalar", "rows_scalar"],
+        }
     }
 }

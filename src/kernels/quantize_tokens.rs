@@ -1,16 +1,17 @@
-//! `shaders/quantize_tokens.wgsl` — activations to packed codes, one grid per token.
+//! `shaders/quantize_tokens.wgsl` — activations to packed codes, one grid per token; an activation
+//! function before it costs no pass of its own.
 
-use super::launch::{empty_like, flex_from_u32, flex_to_f32, launch, linear_grid, u32_from};
-use super::packed_tensor::grid_words;
+use super::cpu::{self, Form};
+use super::launch::{empty_like, flex_floats, flex_from_u32, launch, linear_grid, u32_from};
 use super::params::params;
-use super::{Const, Element, GRID_WORDS, Kernel, PackedTensor, Tier};
-use crate::quant::{self, Bits, Scheme, TokenRange, TokenSpec, words_per_row};
+use super::{Activation, Const, Element, GRID_WORDS, Kernel, PackedTensor, Rows, Tier, activate};
+use crate::quant::{Bits, Scheme, TokenRange, TokenSpec, words_per_row};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 
-/// The kernel, specialized to width, scheme, kind of range and element type.
+/// The kernel, specialized to width, scheme, kind of range, element type and activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QuantizeTokens {
     /// Width of a code.
@@ -21,6 +22,10 @@ pub struct QuantizeTokens {
     pub static_range: bool,
     /// Storage type of `x`.
     pub element: Element,
+    /// Applied to the values as they are loaded.
+    pub activation: Activation,
+    /// How they are loaded.
+    pub rows: Rows,
 }
 
 params! {
@@ -44,12 +49,25 @@ impl Kernel for QuantizeTokens {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for bits in Bits::ALL {
-            for scheme in Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point()) {
-                all.push(Self { bits, scheme, static_range: false, element: Element::F32 });
+            let usual = Self {
+                bits,
+                scheme: Scheme::Asymmetric,
+                static_range: false,
+                element: Element::F32,
+                activation: Activation::Identity,
+                rows: Rows::Vectors,
+            };
+            let integer = Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point());
+            all.extend(integer.map(|scheme| Self { scheme, ..usual }));
+            let ragged = Self { rows: Rows::Ragged, ..usual };
+            let gelu = Self { activation: Activation::GeluTanh, ..usual };
+            for kernel in [usual, ragged] {
+                all.push(Self { static_range: true, ..kernel });
+                all.push(Self { element: Element::F16, ..kernel });
             }
-            let scheme = Scheme::Asymmetric;
-            all.push(Self { bits, scheme, static_range: true, element: Element::F32 });
-            all.push(Self { bits, scheme, static_range: false, element: Element::F16 });
+            let silu = Self { activation: Activation::Silu, ..usual };
+            all.extend([ragged, silu, gelu, Self { rows: Rows::Ragged, ..gelu }]);
+            all.push(Self { static_range: true, ..gelu });
         }
         all
     }
@@ -67,7 +85,9 @@ impl Kernel for QuantizeTokens {
             Const::U32("BITS", self.bits.get()),
             Const::U32("SCHEME", self.scheme.index()),
             Const::Bool("STATIC_RANGE", self.static_range),
-            Const::Alias("Elem", self.element.wgsl()),
+            Const::U32("ACTIVATION", self.activation.index()),
+            Const::Alias("Elem", self.element.wgsl_in(self.rows)),
+            Const::Import("quads", self.rows.fragments()[0]),
         ]
     }
 }
@@ -79,26 +99,33 @@ impl QuantizeTokens {
             TokenRange::Dynamic { clip_upper, clip_lower } => (false, clip_lower, clip_upper),
             TokenRange::Static { min, max } => (true, min, max),
         };
-        let kernel = Self { bits: spec.bits, scheme: spec.scheme, static_range, element };
+        let (bits, scheme, activation) = (spec.bits, spec.scheme, Activation::Identity);
+        let rows = Rows::of(k);
+        let kernel = Self { bits, scheme, static_range, element, activation, rows };
         (kernel, Params { m: u32_from(m), k: u32_from(k), upper, lower })
     }
 }
 
 #[backend_extension(Cube, Flex)]
 trait QuantizeTokensOp: Backend {
-    fn quantize_tokens(x: FloatTensor<Self>, spec: TokenSpec)
-    -> (IntTensor<Self>, IntTensor<Self>);
+    fn quantize_tokens(
+        x: FloatTensor<Self>,
+        activation: Activation,
+        spec: TokenSpec,
+    ) -> (IntTensor<Self>, IntTensor<Self>);
 }
 
 impl QuantizeTokensOp for CubeBackend {
     fn quantize_tokens(
         x: FloatTensor<Self>,
+        activation: Activation,
         spec: TokenSpec,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         let x = into_contiguous(x);
         let shape = x.meta.shape();
         let (m, k) = (shape[0], shape[1]);
         let (kernel, params) = QuantizeTokens::new(spec, Element::of(x.dtype), m, k);
+        let kernel = QuantizeTokens { activation, ..kernel };
         let words = words_per_row(spec.bits, k);
         let codes = empty_like(&x, Shape::new([m, words]), DType::I32);
         let grid = empty_like(&x, Shape::new([m, GRID_WORDS]), DType::I32);
@@ -110,13 +137,28 @@ impl QuantizeTokensOp for CubeBackend {
 impl QuantizeTokensOp for Flex {
     fn quantize_tokens(
         x: FloatTensor<Self>,
+        activation: Activation,
         spec: TokenSpec,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
-        let (x, [m, k]) = flex_to_f32(&x);
-        let packed = quant::quantize_tokens(&x, k, spec);
-        let grid = flex_from_u32(grid_words(&packed), [m, GRID_WORDS]);
-        (flex_from_u32(packed.codes, [m, words_per_row(spec.bits, k)]), grid)
+        let x = x.to_contiguous();
+        let [m, k] = x.shape().dims();
+        let mut values = flex_floats(&x);
+        if activation != Activation::Identity {
+            values = activate::reference(activation, &values).into();
+        }
+        let (codes, grid) = cpu::quantize_tokens(Form::best(), &values, k, spec);
+        let words = words_per_row(spec.bits, k);
+        (flex_from_u32(codes, [m, words]), flex_from_u32(grid, [m, GRID_WORDS]))
     }
+}
+
+/// Asserts that a shader can carry out `spec`.
+pub(super) fn assert_integer_zero_point(spec: TokenSpec) {
+    assert!(
+        spec.scheme.has_integer_zero_point(),
+        "tokens need an integer zero point, not {:?}",
+        spec.scheme
+    );
 }
 
 /// Quantizes `x` `[tokens, in_features]` (f32 or f16), one grid per token.
@@ -125,17 +167,22 @@ impl QuantizeTokensOp for Flex {
 ///
 /// If the scheme has a real-valued zero point, for which the shader has no specialization.
 pub fn quantize_tokens(x: Tensor<2>, spec: TokenSpec) -> PackedTensor {
-    assert!(
-        spec.scheme.has_integer_zero_point(),
-        "tokens need an integer zero point, not {:?}",
-        spec.scheme
-    );
+    activate_quantize(x, Activation::Identity, spec)
+}
+
+/// Quantizes `activation` of `x` `[tokens, in_features]` (f32 or f16), one grid per token.
+///
+/// # Panics
+///
+/// As [`quantize_tokens`].
+pub fn activate_quantize(x: Tensor<2>, activation: Activation, spec: TokenSpec) -> PackedTensor {
+    assert_integer_zero_point(spec);
     let [tokens, in_features] = x.dims();
     let (codes, grid) = if tokens == 0 {
         let empty = |words| Tensor::empty([0, words], &x.device());
         (empty(words_per_row(spec.bits, in_features)), empty(GRID_WORDS))
     } else {
-        let (codes, grid) = Dispatch::quantize_tokens(x.into_dispatch(), spec);
+        let (codes, grid) = Dispatch::quantize_tokens(x.into_dispatch(), activation, spec);
         (Tensor::from_dispatch(codes), Tensor::from_dispatch(grid))
     };
     PackedTensor { bits: spec.bits, in_features, group_size: in_features, codes, grid }

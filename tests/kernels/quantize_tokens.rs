@@ -2,28 +2,41 @@ use crate::common::{Reference, devices, fixture};
 use crate::{half_words, matrix, run, runs, values, words};
 use burn::tensor::{Tensor, TensorData};
 use qvgen::kernels::quantize_tokens::QuantizeTokens;
-use qvgen::kernels::{Element, GRID_WORDS, Kernel, linear_grid, quantize_tokens};
+use qvgen::kernels::{Activation, Element, GRID_WORDS, Kernel, activate, activate_quantize};
+use qvgen::kernels::{linear_grid, quantize_tokens};
 use qvgen::quant::{self, Bits, PackedRows, Scheme, TokenRange, TokenSpec};
 use qvgen::quant::{unpack_rows, words_per_row};
 
-const SHAPES: [(usize, usize); 4] = [(1, 1), (3, 33), (7, 72), (2, 2100)];
+/// Rows that are no multiple of four long, and rows that are; fewer codes than invocations, and more.
+const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 33), (2, 2102), (7, 72), (2, 2100)];
 
-/// Whether `x / scale` lies so near a half that a division rounded differently flips the code.
-fn near_tie(x: f32, scale: f32, zero_point: f32) -> bool {
+/// Whether `x / scale` lies so near a half that a value or division rounded differently flips the
+/// code; `error` is that of `x`.
+fn near_tie(x: f32, error: f32, grid: quant::Grid) -> bool {
     let distance = |steps: f32| ((steps - steps.floor()) - 0.5).abs();
-    let steps = x / scale;
-    let slack = 1e-5 + steps.abs() * 1e-6;
-    distance(steps) < slack || distance(steps + zero_point) < slack
+    let steps = x / grid.scale;
+    let slack = 1e-5 + steps.abs() * 1e-6 + error / grid.scale;
+    distance(steps) < slack || distance(steps + grid.zero_point) < slack
 }
 
-/// Codes equal except at ties; scales to 2 ULP; sums those of the codes at hand.
-fn assert_same(what: &str, x: &[f32], actual: &PackedRows, expected: &PackedRows) {
+/// Asserts that `actual` are the codes `expected` of the values `x`, of which each token's may be
+/// off by `error` of its largest, so that codes differ at ties only; sums those of the codes at
+/// hand.
+pub(crate) fn assert_same(
+    what: &str,
+    x: &[f32],
+    error: f32,
+    actual: &PackedRows,
+    expected: &PackedRows,
+) {
     let k = expected.in_features;
     let codes = |rows: &PackedRows| unpack_rows(rows.bits, &rows.codes, k);
     let (a, e) = (codes(actual), codes(expected));
     for (row, (a_grid, e_grid)) in actual.grids.iter().zip(&expected.grids).enumerate() {
-        let rel = (a_grid.scale - e_grid.scale).abs() / e_grid.scale;
-        assert!(rel < 1e-6, "{what}: scale of row {row}: {a_grid:?} {e_grid:?}");
+        let token = &x[row * k..(row + 1) * k];
+        let error = error * token.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+        let same_scale = (a_grid.scale - e_grid.scale).abs() < 1e-6 * e_grid.scale + error;
+        assert!(same_scale, "{what}: scale of row {row}: {a_grid:?} {e_grid:?}");
         let tolerance = 1e-5 * e_grid.zero_point.abs().max(1.0);
         let same_zero = (a_grid.zero_point - e_grid.zero_point).abs() <= tolerance;
         if !same_zero {
@@ -31,9 +44,9 @@ fn assert_same(what: &str, x: &[f32], actual: &PackedRows, expected: &PackedRows
             assert!((a_grid.zero_point - e_grid.zero_point).abs() <= 1.0, "{what}: row {row}");
             continue;
         }
-        for i in row * k..(row + 1) * k {
-            let tie = near_tie(x[i], e_grid.scale, e_grid.zero_point);
-            assert!(a[i] == e[i] || tie, "{what}: code {i}: {} for {}, x {}", a[i], e[i], x[i]);
+        for (i, &x) in (row * k..).zip(token) {
+            let tie = near_tie(x, error, *e_grid);
+            assert!(a[i] == e[i] || tie, "{what}: code {i}: {} for {}, x {x}", a[i], e[i]);
             assert!(a[i].abs_diff(e[i]) <= 1, "{what}: code {i}: {} for {}", a[i], e[i]);
         }
         let sum: u32 = a[row * k..(row + 1) * k].iter().sum();
@@ -41,7 +54,7 @@ fn assert_same(what: &str, x: &[f32], actual: &PackedRows, expected: &PackedRows
     }
 }
 
-fn rows_from(outputs: &[Vec<u32>], bits: Bits, k: usize) -> PackedRows {
+pub(crate) fn rows_from(outputs: &[Vec<u32>], bits: Bits, k: usize) -> PackedRows {
     let grids = outputs[1].chunks(GRID_WORDS).map(|grid| quant::Grid {
         scale: f32::from_bits(grid[0]),
         zero_point: f32::from_bits(grid[1]),
@@ -70,7 +83,10 @@ fn quantize_tokens_matches_its_twin() {
             };
             let spec = TokenSpec { bits: kernel.bits, scheme: kernel.scheme, range };
             let (specialized, params) = QuantizeTokens::new(spec, kernel.element, m, k);
-            assert_eq!(specialized, kernel);
+            if specialized.rows != kernel.rows {
+                continue;
+            }
+            assert_eq!(QuantizeTokens { activation: kernel.activation, ..specialized }, kernel);
             let mut x = values(m * k, 5);
             let input = if kernel.tier() == qvgen::kernels::Tier::Half {
                 let (words, rounded) = half_words(&x);
@@ -81,9 +97,48 @@ fn quantize_tokens_matches_its_twin() {
             };
             let lens = [m * words_per_row(kernel.bits, k), m * GRID_WORDS];
             let outputs = run(kernel, &[&input], &lens, params, linear_grid(m));
+            let x = activate::reference(kernel.activation, &x);
+            let error = if kernel.activation == Activation::Identity { 0.0 } else { 2e-6 };
             let expected = quant::quantize_tokens(&x, k, spec);
             let actual = rows_from(&outputs, kernel.bits, k);
-            assert_same(&format!("{kernel:?} {params:?}"), &x, &actual, &expected);
+            assert_same(&format!("{kernel:?} {params:?}"), &x, error, &actual, &expected);
+        }
+    }
+}
+
+#[test]
+fn the_comparison_rejects_a_wrong_code_scale_and_sum() {
+    let (k, bits) = (40, Bits::B3);
+    let spec = TokenSpec { bits, scheme: Scheme::Asymmetric, range: TokenRange::FULL };
+    let x = values(2 * k, 5);
+    let right = quant::quantize_tokens(&x, k, spec);
+    let is_same = |actual: &PackedRows| {
+        std::panic::catch_unwind(|| assert_same("", &x, 2e-6, actual, &right)).is_ok()
+    };
+    assert!(is_same(&right));
+    let wrong = |change: fn(&mut PackedRows)| {
+        let mut rows = right.clone();
+        change(&mut rows);
+        rows
+    };
+    assert!(!is_same(&wrong(|rows| rows.codes[1] ^= 8)));
+    assert!(!is_same(&wrong(|rows| rows.code_sums[1] += 1)));
+    assert!(!is_same(&wrong(|rows| rows.grids[1].scale *= 1.001)));
+    assert!(!is_same(&wrong(|rows| rows.grids[0].scale = f32::NAN)));
+}
+
+#[test]
+fn an_activation_before_the_quantizer_is_that_of_separate_steps_on_all_devices() {
+    let (m, k) = (9, 200);
+    let x: Vec<f32> = values(m * k, 5).iter().map(|u| 6.0 * u).collect();
+    let spec =
+        TokenSpec { bits: Bits::B4, scheme: Scheme::AsymmetricClamped, range: TokenRange::FULL };
+    for activation in Activation::ALL {
+        let y = activate::reference(activation, &x);
+        let expected = quant::quantize_tokens(&y, k, spec);
+        for (name, device) in devices() {
+            let actual = activate_quantize(matrix(&x, k, &device), activation, spec).to_rows();
+            assert_same(&format!("{activation:?} on {name}"), &y, 2e-6, &actual, &expected);
         }
     }
 }
@@ -139,7 +194,11 @@ fn quantize_tokens_gives_degenerate_tokens_the_finite_grids_of_its_twin() {
         narrow(1e-28),
     ];
     let x = tokens.concat();
-    let whole = |kernel: &QuantizeTokens| !kernel.static_range && kernel.element == Element::F32;
+    let whole = |kernel: &QuantizeTokens| {
+        !kernel.static_range
+            && kernel.element == Element::F32
+            && kernel.activation == Activation::Identity
+    };
     for kernel in QuantizeTokens::all().into_iter().filter(whole) {
         let QuantizeTokens { bits, scheme, .. } = kernel;
         let spec = TokenSpec { bits, scheme, range: TokenRange::FULL };
