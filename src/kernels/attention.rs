@@ -4,17 +4,20 @@
 //! keys combine to the whole ([`merge_attention`]), which keeps long sequences inside what a
 //! device can bind; a backward pass recomputes the probabilities from the same value.
 
-use super::launch::{
-    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
-};
+use super::cpu;
+use super::element::Element;
+use super::launch::{contiguous_f32, flex_from_f32, linear_grid, u32_from};
 use super::params::params;
 use super::vectorized::{self, Panels, View, Write, product};
 use super::{Const, Kernel};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
+
+mod form;
+pub use form::{Form, attention_in};
 
 /// Largest head that the shader holds in registers.
 pub const MAX_HEAD_DIM: usize = 512;
@@ -162,7 +165,7 @@ pub(super) trait AttentionOp: Backend {
 }
 
 /// Shapes of `o` and `lse`.
-fn shapes(kernel: Attention, params: Params) -> [[usize; 2]; 2] {
+pub(super) fn shapes(kernel: Attention, params: Params) -> [[usize; 2]; 2] {
     let (queries, heads) = (params.queries as usize, params.heads as usize);
     [[queries, heads * kernel.head_dim as usize], [queries, heads]]
 }
@@ -176,10 +179,8 @@ impl AttentionOp for CubeBackend {
         params: Params,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [q, k, v] = [q, k, v].map(contiguous_f32);
-        let [o, lse] =
-            shapes(kernel, params).map(|shape| empty_like(&q, Shape::new(shape), DType::F32));
-        launch(kernel, &[&q, &k, &v], &[&o, &lse], params, kernel.grid(params));
-        (o, lse)
+        let form = Form::preferred(&q.device, kernel, Element::F32);
+        form.run(kernel, [q, k, v], params)
     }
 }
 
@@ -191,7 +192,9 @@ impl AttentionOp for Flex {
         kernel: Attention,
         params: Params,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (o, lse) = reference(kernel, &flex_f32(&q), &flex_f32(&k), &flex_f32(&v), params);
+        let tensors = [q, k, v].map(|tensor| tensor.to_contiguous());
+        let values = tensors.each_ref().map(|tensor| tensor.storage::<f32>());
+        let (o, lse) = cpu::attention(cpu::Form::best(), kernel.head_dim as usize, values, params);
         let [o_shape, lse_shape] = shapes(kernel, params);
         (flex_from_f32(o, o_shape), flex_from_f32(lse, lse_shape))
     }
@@ -213,6 +216,19 @@ pub fn attention(
     heads: usize,
     scale: f32,
 ) -> (Tensor<2>, Tensor<2>) {
+    let (kernel, params) = checked([&q, &k, &v], heads, scale);
+    let (o, lse) = Dispatch::attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        kernel,
+        params,
+    );
+    (Tensor::from_dispatch(o), Tensor::from_dispatch(lse))
+}
+
+/// Kernel and parameters of a call, whose shapes fit.
+pub(super) fn checked([q, k, v]: [&Tensor<2>; 3], heads: usize, scale: f32) -> (Attention, Params) {
     let ([queries, width], [keys, _]) = (q.dims(), k.dims());
     assert!(
         k.dims() == [keys, width] && v.dims() == [keys, width] && queries > 0 && keys > 0,
@@ -228,14 +244,7 @@ pub fn attention(
     let kernel = Attention { head_dim: u32_from(width / heads) };
     let params =
         Params { queries: u32_from(queries), keys: u32_from(keys), heads: u32_from(heads), scale };
-    let (o, lse) = Dispatch::attention(
-        q.into_dispatch(),
-        k.into_dispatch(),
-        v.into_dispatch(),
-        kernel,
-        params,
-    );
-    (Tensor::from_dispatch(o), Tensor::from_dispatch(lse))
+    (kernel, params)
 }
 
 /// Attention over all keys from the results of [`attention`] over disjoint parts of them.

@@ -6,12 +6,19 @@ use qvgen::kernels::attention::{Attention, Params, attention, merge_attention, r
 use qvgen::nn::{KeysValues, MultiHeadAttention};
 
 /// `(queries, keys, heads)`: single rows, less than a tile, ragged tiles of both layouts.
-const SHAPES: [(u32, u32, u32); 5] = [(1, 1, 1), (1, 40, 2), (17, 33, 3), (33, 1, 2), (65, 130, 2)];
+pub(crate) const SHAPES: [(u32, u32, u32); 5] =
+    [(1, 1, 1), (1, 40, 2), (17, 33, 3), (33, 1, 2), (65, 130, 2)];
 /// Below a vector, the fixtures', the models', and wide ones as the single head of an autoencoder.
 const HEAD_DIMS: [u32; 5] = [5, 16, 128, 144, 384];
 
 /// Softmax attention in f64, written independently of the twin.
-fn exact(kernel: Attention, q: &[f32], k: &[f32], v: &[f32], params: Params) -> [Vec<f32>; 2] {
+pub(crate) fn exact(
+    kernel: Attention,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    params: Params,
+) -> [Vec<f32>; 2] {
     let (d, heads) = (kernel.head_dim as usize, params.heads as usize);
     let (mut o, mut lse) = (Vec::new(), Vec::new());
     for row in 0..params.queries as usize {
@@ -39,16 +46,16 @@ fn exact(kernel: Attention, q: &[f32], k: &[f32], v: &[f32], params: Params) -> 
     [o, lse]
 }
 
-struct Case {
-    kernel: Attention,
-    params: Params,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+pub(crate) struct Case {
+    pub(crate) kernel: Attention,
+    pub(crate) params: Params,
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
 }
 
 impl Case {
-    fn new(head_dim: u32, (queries, keys, heads): (u32, u32, u32), scale: f32) -> Self {
+    pub(crate) fn new(head_dim: u32, (queries, keys, heads): (u32, u32, u32), scale: f32) -> Self {
         let len = |tokens: u32| (tokens * heads * head_dim) as usize;
         Self {
             kernel: Attention { head_dim },
@@ -59,7 +66,7 @@ impl Case {
         }
     }
 
-    fn on_gpu(&self) -> [Vec<f32>; 2] {
+    pub(crate) fn on_gpu(&self) -> [Vec<f32>; 2] {
         let rows = (self.params.queries * self.params.heads) as usize;
         let outputs = run(
             self.kernel,
@@ -71,12 +78,12 @@ impl Case {
         [floats(&outputs[0]).to_vec(), floats(&outputs[1]).to_vec()]
     }
 
-    fn twin(&self) -> [Vec<f32>; 2] {
+    pub(crate) fn twin(&self) -> [Vec<f32>; 2] {
         let (o, lse) = reference(self.kernel, &self.q, &self.k, &self.v, self.params);
         [o, lse]
     }
 
-    fn label(&self, what: &str) -> String {
+    pub(crate) fn label(&self, what: &str) -> String {
         format!("{what} {:?} {:?}", self.kernel, self.params)
     }
 }
