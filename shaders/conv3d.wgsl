@@ -4,54 +4,61 @@
 //   history  [C, history_frames, H, W]  frames just before x; earlier ones are zero
 //   w        [B, TAPS, C, OUT_BLOCK]    blocks of output channels, the last zero-padded
 //   bias     [O]                  f32
-//   y        [O, T', H', W']      f32   result
+//   y        [O, T', H', W']      f32   result; added to what it holds where params.accumulate is 1
 //
-// A workgroup computes OUT_BLOCK channels × (4 · WORKGROUP_SIZE) pixels of one output frame, an
-// invocation OUT_BLOCK channels × 4 pixels. The pixels of an invocation lie WORKGROUP_SIZE apart,
-// so that neighbouring invocations load neighbouring values. Input channels are walked in runs of
-// CHANNEL_RUN, each through all taps: what a workgroup reads again and again stays in its cache.
+// An invocation computes OUT_BLOCK channels × 8 neighbouring pixels of a row and keeps all sums in
+// registers: the form for renderers on a CPU, where loads cost ten times a product, whichever lane
+// they serve, and workgroup memory is no faster. A row of the window reads its inputs once, and its
+// taps are added up before they reach a sum. conv3d_tile is the form for GPUs.
 //
-// Constants: KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (multiple of 4), WORKGROUP_SIZE, GRID_WIDTH.
-// Dispatch:  ceil(O / OUT_BLOCK) · ceil(H'·W' / (4·WORKGROUP_SIZE)) · T' workgroups, folded into
-//            x then y; output channels vary fastest, because they share their input.
+// Constants: KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (4 or a multiple of 8), ADJACENT (whether
+//            stride_w is 1; false where KERNEL_W is), WORKGROUP_SIZE, GRID_WIDTH; conv3d_weights is one of two imports.
+// Dispatch:  ceil(O / OUT_BLOCK) · ceil(H'·ceil(W' / 8) / WORKGROUP_SIZE) · T' workgroups from
+//            params.first_workgroup to params.end_workgroup, folded into x then y; output channels vary fastest,
+//            because they share their input.
 // Twin:      kernels::conv3d::reference
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> history: array<f32>;
-@group(0) @binding(2) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> w: array<f32>;
 @group(0) @binding(3) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
 #import conv3d_frames
+#import conv3d_weights
 
 const TAPS: u32 = KERNEL_T * KERNEL_H * KERNEL_W;
-const VECTORS: u32 = OUT_BLOCK / 4u;
-const TILE: u32 = 4u * WORKGROUP_SIZE;
-const CHANNEL_RUN: u32 = 16u;
-// The row of a pixel beyond the frame: no tap brings it back inside.
-const OUTSIDE: i32 = -0x10000000;
+const PIXELS: u32 = 8u;
+// Taps of a row of the window that are read together, and the columns that they read for all pixels.
+const NEAR_TAPS: u32 = select(1u, KERNEL_W, ADJACENT);
+const COLUMNS: u32 = PIXELS + NEAR_TAPS - 1u;
+// Weights of a tap that one invocation loads.
+const HELD: u32 = OUT_BLOCK / SHARED_BY;
+const HALF: u32 = OUT_BLOCK / 2u;
+// Channels walked through all taps before the next: what is read again stays in a cache.
+const CHANNEL_RUN: u32 = 32u;
 
-// Where the four pixels of an invocation find their inputs.
-struct Pixels {
-    index: vec4<u32>,
-    row: vec4<i32>,    // of the window's corner, upsampled rows
-    column: vec4<i32>,
+// Where the columns of a row of the window lie in channel 0 of their frame, and which of them do.
+struct Columns {
+    at: array<u32, COLUMNS>,
+    inside: array<bool, COLUMNS>,
 }
 
-fn pixels_at(tile: u32, lane: u32) -> Pixels {
-    let index = vec4(tile * TILE + lane) + vec4(0u, 1u, 2u, 3u) * WORKGROUP_SIZE;
-    let row = vec4<i32>(index / params.out_width * params.stride_h) - i32(params.pad_h);
-    let column = vec4<i32>(index % params.out_width * params.stride_w) - i32(params.pad_w);
-    let exists = index < vec4(params.out_height * params.out_width);
-    return Pixels(index, select(vec4(OUTSIDE), row, exists), column);
-}
-
-fn load(at: vec4<u32>, in_history: bool) -> vec4<f32> {
-    if in_history {
-        return vec4(history[at.x], history[at.y], history[at.z], history[at.w]);
+fn columns_at(row: i32, first: i32, step: u32) -> Columns {
+    let limit_h = i32(params.in_height << params.upsample_shift);
+    let limit_w = i32(params.in_width << params.upsample_shift);
+    var columns: Columns;
+    for (var i = 0u; i < COLUMNS; i++) {
+        let column = first + i32(i * step);
+        let inside = row >= 0 && row < limit_h && column >= 0 && column < limit_w;
+        let place = u32(row >> params.upsample_shift) * params.in_width
+            + u32(column >> params.upsample_shift);
+        // Outside, any place of the frame will do: what is read there is dropped.
+        columns.at[i] = select(0u, place, inside);
+        columns.inside[i] = inside;
     }
-    return vec4(x[at.x], x[at.y], x[at.z], x[at.w]);
+    return columns;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -59,59 +66,90 @@ fn main(
     @builtin(workgroup_id) workgroup_id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let workgroup = workgroup_id.y * GRID_WIDTH + workgroup_id.x;
+    let workgroup = params.first_workgroup + workgroup_id.y * GRID_WIDTH + workgroup_id.x;
     let blocks = (params.out_channels + OUT_BLOCK - 1u) / OUT_BLOCK;
-    let out_plane = params.out_height * params.out_width;
-    let tiles = (out_plane + TILE - 1u) / TILE;
+    let strips = (params.out_width + PIXELS - 1u) / PIXELS;
+    let tiles = (params.out_height * strips + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE;
     let block = workgroup % blocks;
     let frame = workgroup / blocks / tiles;
-    if frame >= params.out_frames {
+    if workgroup >= min(params.end_workgroup, blocks * tiles * params.out_frames) {
         return;
     }
-    let pixels = pixels_at(workgroup / blocks % tiles, lane);
-    let limit_h = i32(params.in_height << params.upsample_shift);
-    let limit_w = i32(params.in_width << params.upsample_shift);
+    let strip = workgroup / blocks % tiles * WORKGROUP_SIZE + lane;
+    let out_row = strip / strips; // may lie below the frame: then nothing is stored
+    let out_column = strip % strips * PIXELS;
+    let first_row = i32(out_row * params.stride_h) - i32(params.pad_h);
+    let first_column = i32(out_column * params.stride_w) - i32(params.pad_w);
+    let shared_lane = lane_of_subgroup() % SHARED_BY;
 
-    var sums: array<vec4<f32>, OUT_BLOCK>; // per output channel: the four pixels
-    for (var o = 0u; o < OUT_BLOCK; o++) {
-        sums[o] = vec4(bias[min(block * OUT_BLOCK + o, params.out_channels - 1u)]);
+    var sums: array<f32, OUT_BLOCK * PIXELS>; // by output channel, then pixel
+    for (var i = 0u; i < OUT_BLOCK * PIXELS; i++) {
+        sums[i] = 0.0;
     }
     for (var first = 0u; first < params.in_channels; first += CHANNEL_RUN) {
         let end = min(first + CHANNEL_RUN, params.in_channels);
-        for (var tap = 0u; tap < TAPS; tap++) {
+        for (var tap = 0u; tap < TAPS; tap += NEAR_TAPS) {
             let source = frame_at(frame, tap / (KERNEL_H * KERNEL_W));
             if !source.exists {
                 continue;
             }
-            let row = pixels.row + i32(tap / KERNEL_W % KERNEL_H);
-            let column = pixels.column + i32(tap % KERNEL_W);
-            let inside = (row >= vec4(0)) & (row < vec4(limit_h))
-                & (column >= vec4(0)) & (column < vec4(limit_w));
-            let shift = vec4(params.upsample_shift);
-            // Outside, any place of the frame will do: what is read there is dropped.
-            let offset = vec4<u32>(row >> shift) * params.in_width + vec4<u32>(column >> shift);
-            var at = select(vec4(0u), offset, inside) + source.start + first * source.channel_stride;
-            var weight_at = ((block * TAPS + tap) * params.in_channels + first) * VECTORS;
+            let columns = columns_at(
+                first_row + i32(tap / KERNEL_W % KERNEL_H),
+                first_column + i32(tap % KERNEL_W),
+                select(params.stride_w, 1u, ADJACENT),
+            );
+            var at = source.start + first * source.channel_stride;
+            var weight_at = ((block * TAPS + tap) * params.in_channels + first) * OUT_BLOCK + shared_lane;
             for (var channel = first; channel < end; channel++) {
-                let value = select(vec4(0.0), load(at, source.in_history), inside);
-                for (var v = 0u; v < VECTORS; v++) {
-                    let weight = w[weight_at + v];
-                    sums[4u * v] += weight.x * value;
-                    sums[4u * v + 1u] += weight.y * value;
-                    sums[4u * v + 2u] += weight.z * value;
-                    sums[4u * v + 3u] += weight.w * value;
+                var values: array<f32, COLUMNS>;
+                if source.in_history {
+                    for (var i = 0u; i < COLUMNS; i++) {
+                        values[i] = select(0.0, history[at + columns.at[i]], columns.inside[i]);
+                    }
+                } else {
+                    for (var i = 0u; i < COLUMNS; i++) {
+                        values[i] = select(0.0, x[at + columns.at[i]], columns.inside[i]);
+                    }
                 }
-                at += vec4(source.channel_stride);
-                weight_at += VECTORS;
+                var held: array<f32, NEAR_TAPS * HELD>;
+                for (var i = 0u; i < NEAR_TAPS * HELD; i++) {
+                    held[i] = w[weight_at + i / HELD * params.in_channels * OUT_BLOCK + i % HELD * SHARED_BY];
+                }
+                // Compilers unroll what is not too long: half of the channels at a time.
+                for (var o = 0u; o < HALF; o++) {
+                    for (var p = 0u; p < PIXELS; p++) {
+                        var sum = weight_of(held[o / SHARED_BY], o % SHARED_BY) * values[p];
+                        for (var k = 1u; k < NEAR_TAPS; k++) {
+                            sum += weight_of(held[k * HELD + o / SHARED_BY], o % SHARED_BY) * values[p + k];
+                        }
+                        sums[o * PIXELS + p] += sum;
+                    }
+                }
+                for (var o = HALF; o < OUT_BLOCK; o++) {
+                    for (var p = 0u; p < PIXELS; p++) {
+                        var sum = weight_of(held[o / SHARED_BY], o % SHARED_BY) * values[p];
+                        for (var k = 1u; k < NEAR_TAPS; k++) {
+                            sum += weight_of(held[k * HELD + o / SHARED_BY], o % SHARED_BY) * values[p + k];
+                        }
+                        sums[o * PIXELS + p] += sum;
+                    }
+                }
+                at += source.channel_stride;
+                weight_at += OUT_BLOCK;
             }
         }
     }
     for (var o = 0u; o < OUT_BLOCK; o++) {
         let channel = block * OUT_BLOCK + o;
-        let start = (channel * params.out_frames + frame) * out_plane;
-        for (var p = 0u; p < 4u; p++) {
-            if channel < params.out_channels && pixels.index[p] < out_plane {
-                y[start + pixels.index[p]] = sums[o][p];
+        if channel >= params.out_channels || out_row >= params.out_height {
+            continue;
+        }
+        let start = ((channel * params.out_frames + frame) * params.out_height + out_row) * params.out_width;
+        for (var p = 0u; p < PIXELS; p++) {
+            if out_column + p < params.out_width {
+                let i = start + out_column + p;
+                let before = select(0.0, y[i], params.accumulate == 1u);
+                y[i] = before + bias[channel] + sums[o * PIXELS + p];
             }
         }
     }

@@ -11,8 +11,8 @@
 //
 // Constants: KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (multiple of 4), IN_BLOCK, WORKGROUP_SIZE,
 //            GRID_WIDTH.
-// Dispatch:  ceil(C / IN_BLOCK) · ceil(H·W / (4·WORKGROUP_SIZE)) · (history_frames + T) workgroups,
-//            folded into x then y; input channels vary fastest.
+// Dispatch:  ceil(C / IN_BLOCK) · ceil(H·W / (4·WORKGROUP_SIZE)) · (history_frames + T) workgroups
+//            from params.first_workgroup to params.end_workgroup, folded into x then y; input channels vary fastest.
 // Twin:      kernels::conv3d_backward_input::reference
 
 @group(0) @binding(0) var<storage, read_write> dy: array<f32>;
@@ -62,14 +62,14 @@ fn main(
     @builtin(workgroup_id) workgroup_id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let workgroup = workgroup_id.y * GRID_WIDTH + workgroup_id.x;
+    let workgroup = params.first_workgroup + workgroup_id.y * GRID_WIDTH + workgroup_id.x;
     let blocks = (params.in_channels + IN_BLOCK - 1u) / IN_BLOCK;
     let plane = params.in_height * params.in_width;
     let tiles = (plane + TILE - 1u) / TILE;
     let first = workgroup % blocks * IN_BLOCK;
     let frame = workgroup / blocks / tiles;
     let frames = params.history_frames + params.in_frames;
-    if frame >= frames {
+    if frame >= frames || workgroup >= params.end_workgroup {
         return;
     }
     let index = vec4(workgroup / blocks % tiles * TILE + lane) + vec4(0u, 1u, 2u, 3u) * WORKGROUP_SIZE;

@@ -71,13 +71,13 @@ fn main(
     @builtin(workgroup_id) workgroup_id: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let workgroup = workgroup_id.y * GRID_WIDTH + workgroup_id.x;
+    let workgroup = params.first_workgroup + workgroup_id.y * GRID_WIDTH + workgroup_id.x;
     let vectors = (params.out_channels + OUT_BLOCK - 1u) / OUT_BLOCK * VECTORS;
     let tiles = (params.in_channels + IN_TILE - 1u) / IN_TILE;
     let vector = workgroup % vectors;
     let first = workgroup / vectors % tiles * IN_TILE;
     let tap = workgroup / vectors / tiles;
-    if tap >= TAPS {
+    if tap >= TAPS || workgroup >= params.end_workgroup {
         return;
     }
     var sums: array<vec4<f32>, IN_TILE>; // per input channel: the four output channels

@@ -1,7 +1,7 @@
 //! `shaders/conv3d_backward_input.wgsl` — the gradient of what a 3-D convolution reads.
 
-use super::conv3d::{self, Conv3d, Params};
-use super::launch::{contiguous_f32, empty_like, flex_from_f32, launch, linear_grid};
+use super::conv3d::{self, Conv3d, Params, Work};
+use super::launch::{contiguous_f32, empty_like, flex_from_f32, linear_grid};
 use super::{Const, Kernel};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, DType, Flex, Shape, backend_extension};
@@ -20,11 +20,20 @@ pub struct Conv3dBackwardInput {
 }
 
 impl Conv3dBackwardInput {
-    /// The grid the shader is dispatched with.
-    pub fn grid(&self, params: &Params) -> [u32; 3] {
+    fn work(&self, params: &Params) -> Work {
         let blocks = params.in_channels.div_ceil(IN_BLOCK) as usize;
         let tile = (PIXELS * self.workgroup_size()) as usize;
-        linear_grid(blocks * params.in_pixels().div_ceil(tile) * params.source_frames())
+        let copies = 1 << (2 * params.upsample_shift);
+        let products = u64::from(params.out_channels) * self.conv.taps() as u64 * copies;
+        Work {
+            workgroups: blocks * params.in_pixels().div_ceil(tile) * params.source_frames(),
+            ops: 2 * products * u64::from(IN_BLOCK) * tile as u64,
+        }
+    }
+
+    /// The grid that computes everything at once.
+    pub fn grid(&self, params: &Params) -> [u32; 3] {
+        linear_grid(self.work(params).workgroups)
     }
 }
 
@@ -87,7 +96,7 @@ impl Conv3dBackwardInputOp for CubeBackend {
     ) -> FloatTensor<Self> {
         let [dy, w] = [dy, w].map(contiguous_f32);
         let dx = empty_like(&dy, shape(&params), DType::F32);
-        launch(kernel, &[&dy, &w], &[&dx], params, kernel.grid(&params));
+        kernel.work(&params).launch(kernel, &[&dy, &w], &[&dx], params);
         dx
     }
 }

@@ -1,7 +1,7 @@
 //! `shaders/conv3d_backward_weight.wgsl` — the gradients of a 3-D convolution's weight and bias.
 
-use super::conv3d::{self, Conv3d, Params};
-use super::launch::{contiguous_f32, empty_like, flex_from_f32, launch, linear_grid};
+use super::conv3d::{self, Conv3d, Params, Work};
+use super::launch::{contiguous_f32, empty_like, flex_from_f32, linear_grid};
 use super::{Const, Kernel};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, DType, Flex, Shape, backend_extension};
@@ -18,11 +18,19 @@ pub struct Conv3dBackwardWeight {
 }
 
 impl Conv3dBackwardWeight {
-    /// The grid the shader is dispatched with.
-    pub fn grid(&self, params: &Params) -> [u32; 3] {
+    fn work(&self, params: &Params) -> Work {
         let vectors = self.filters(params) / 4;
         let tiles = params.in_channels.div_ceil(IN_TILE) as usize;
-        linear_grid(vectors * tiles * self.conv.taps())
+        let pixels: usize = params.out_shape()[1..].iter().product();
+        Work {
+            workgroups: vectors * tiles * self.conv.taps(),
+            ops: 2 * 4 * u64::from(IN_TILE) * pixels as u64,
+        }
+    }
+
+    /// The grid that computes everything at once.
+    pub fn grid(&self, params: &Params) -> [u32; 3] {
+        linear_grid(self.work(params).workgroups)
     }
 
     /// Output channels, the padding of the last block included.
@@ -110,8 +118,8 @@ impl Conv3dBackwardWeightOp for CubeBackend {
         let [x, history, dy] = [x, history, dy].map(contiguous_f32);
         let dw = empty_like(&dy, Shape::new([kernel.weight_len(&params)]), DType::F32);
         let d_bias = empty_like(&dy, Shape::new([params.out_channels as usize]), DType::F32);
-        let grid = kernel.grid(&params);
-        launch(kernel, &[&x, &history, &dy], &[&dw, &d_bias], params, grid);
+        let work = kernel.work(&params);
+        work.launch(kernel, &[&x, &history, &dy], &[&dw, &d_bias], params);
         (dw, d_bias)
     }
 }

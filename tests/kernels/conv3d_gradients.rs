@@ -4,7 +4,6 @@ use crate::common::{assert_close, assert_matches, devices};
 use crate::conv3d::{Case, all_params, same};
 use crate::{conv3d_backward_input, conv3d_backward_weight, values};
 use burn::tensor::{Device, Tensor, TensorData};
-use qvgen::kernels::Kernel;
 use qvgen::kernels::conv3d::{Conv3d, Params, conv3d, pack_weight, reference};
 use qvgen::kernels::conv3d_backward_input::{Conv3dBackwardInput, reference as input_reference};
 use qvgen::kernels::conv3d_backward_weight::{Conv3dBackwardWeight, reference as weight_reference};
@@ -45,7 +44,7 @@ impl Inputs {
 
     fn forward(&self, kernel: Conv3d, params: Params) -> Tensor<4> {
         let [x, history] = [&self.x, &self.history].map(Tensor::clone);
-        conv3d(kernel, x, history, self.w.clone(), self.bias.clone(), params)
+        conv3d(kernel, x, history, self.w.clone(), self.bias.clone(), None, params)
     }
 }
 
