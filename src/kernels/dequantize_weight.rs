@@ -1,9 +1,9 @@
 //! `shaders/dequantize_weight.wgsl` — unpack and rescale packed rows.
 
+use super::cpu::{self, Form, Rows};
 use super::launch::{
-    contiguous_i32, empty_like, flex_from_f32, flex_u32, launch, linear_grid, u32_from,
+    contiguous_i32, empty_like, flex_from_f32, flex_words, launch, linear_grid, u32_from,
 };
-use super::packed_tensor::rows_from_words;
 use super::params::params;
 use super::{Const, Kernel, PackedTensor};
 use crate::quant::Bits;
@@ -82,8 +82,9 @@ impl DequantizeWeightOp for Flex {
         params: Params,
     ) -> FloatTensor<Self> {
         let (k, group_size) = (params.k as usize, params.group_size as usize);
-        let rows = rows_from_words(kernel.bits, k, group_size, flex_u32(&codes), &flex_u32(&grid));
-        flex_from_f32(rows.values(), [params.n as usize, k])
+        let [codes, grid] = [codes, grid].map(|tensor| tensor.to_contiguous());
+        let rows = Rows::new(kernel.bits, k, group_size, flex_words(&codes), flex_words(&grid));
+        flex_from_f32(cpu::dequantize(Form::best(), rows), [params.n as usize, k])
     }
 }
 

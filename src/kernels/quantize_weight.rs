@@ -1,14 +1,14 @@
 //! `shaders/quantize_weight.wgsl` — a weight to packed codes, calibrated on the device.
 
+use super::cpu::{self, Form};
 use super::launch::{
-    contiguous_f32, empty_like, flex_from_u32, flex_to_f32, launch, linear_grid, u32_from,
+    contiguous_f32, empty_like, flex_floats, flex_from_u32, launch, linear_grid, u32_from,
 };
-use super::packed_tensor::grid_words;
 use super::params::params;
 use super::{Const, GRID_WORDS, Kernel, PackedTensor};
-use crate::quant::{self, Bits, CODES_PER_BLOCK, Calibration, Scheme, WeightSpec, words_per_row};
+use crate::quant::{Bits, CODES_PER_BLOCK, Calibration, Scheme, WeightSpec, words_per_row};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
+use burn::backend::{Backend, DType, Dispatch, Flex, Shape, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 
@@ -97,10 +97,12 @@ impl QuantizeWeightOp for Flex {
         w: FloatTensor<Self>,
         spec: WeightSpec,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
-        let (w, [n, k]) = flex_to_f32(&w);
-        let packed = quant::quantize_weight(&w, k, spec);
-        let grid = flex_from_u32(grid_words(&packed), [n, packed.groups() * GRID_WORDS]);
-        (flex_from_u32(packed.codes, [n, words_per_row(spec.bits, k)]), grid)
+        let w = w.to_contiguous();
+        let [n, k] = w.shape().dims();
+        let (codes, grid) = cpu::quantize_weight(Form::best(), &flex_floats(&w), k, spec);
+        let groups = k.div_ceil(spec.group_size.unwrap_or(k).min(k));
+        let (words, grid_words) = (words_per_row(spec.bits, k), groups * GRID_WORDS);
+        (flex_from_u32(codes, [n, words]), flex_from_u32(grid, [n, grid_words]))
     }
 }
 

@@ -1,8 +1,7 @@
 //! `shaders/rope.wgsl` — rotate pairs of channels by the position of their token.
 
-use super::launch::{
-    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
-};
+use super::cpu::{self, Form};
+use super::launch::{contiguous_f32, empty_like, flex_from_f32, launch, linear_grid, u32_from};
 use super::params::params;
 use super::{Const, Kernel};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -30,7 +29,7 @@ params! {
 }
 
 impl Params {
-    fn shape(self) -> [usize; 2] {
+    pub(super) fn shape(self) -> [usize; 2] {
         [self.tokens as usize, 2 * self.heads as usize * self.pairs as usize]
     }
 }
@@ -56,8 +55,15 @@ impl Kernel for Rope {
 /// Plain-Rust twin of the shader; `x` is `[tokens, heads · 2 · pairs]`, `cos` and `sin` are
 /// `[tokens, pairs]`.
 pub fn reference(x: &[f32], cos: &[f32], sin: &[f32], params: Params) -> Vec<f32> {
-    let (heads, pairs) = (params.heads as usize, params.pairs as usize);
     let mut y = vec![0.0; x.len()];
+    rotate(&mut y, x, cos, sin, params);
+    y
+}
+
+/// Some tokens of [`reference()`].
+#[inline(always)]
+pub(super) fn rotate(y: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], params: Params) {
+    let (heads, pairs) = (params.heads as usize, params.pairs as usize);
     let width = 2 * heads * pairs;
     let angles = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
     for ((y, x), (cos, sin)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles) {
@@ -68,7 +74,6 @@ pub fn reference(x: &[f32], cos: &[f32], sin: &[f32], params: Params) -> Vec<f32
             }
         }
     }
-    y
 }
 
 #[backend_extension(Cube, Flex, Autodiff)]
@@ -104,8 +109,9 @@ impl RopeOp for Flex {
         sin: FloatTensor<Self>,
         params: Params,
     ) -> FloatTensor<Self> {
-        let y = reference(&flex_f32(&x), &flex_f32(&cos), &flex_f32(&sin), params);
-        flex_from_f32(y, params.shape())
+        let tensors = [x, cos, sin].map(|tensor| tensor.to_contiguous());
+        let values = tensors.each_ref().map(|tensor| tensor.storage());
+        flex_from_f32(cpu::rope(Form::best(), values, params), params.shape())
     }
 }
 

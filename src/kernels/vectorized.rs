@@ -76,6 +76,11 @@ impl<const W: usize> Panels<W> {
         }
     }
 
+    /// Row `i` of panel `j` is row `i` of the matrix, columns `j · W..`.
+    pub(super) fn panels(&self) -> std::slice::ChunksExact<'_, [f32; W]> {
+        self.data.chunks_exact(self.rows)
+    }
+
     fn of(matrix: View<'_>, fill: impl Fn(&mut Self, View<'_>)) -> Self {
         let mut panels = Self { rows: 0, columns: 0, data: Vec::new() };
         fill(&mut panels, matrix);
@@ -114,7 +119,7 @@ pub(super) fn product(
     assert_eq!(depth, right.rows, "length of the sums");
     for (j, right_panel) in right.data.chunks_exact(depth).enumerate() {
         for (i, left_panel) in left.data.chunks_exact(depth).enumerate() {
-            let sums = tile(left_panel, right_panel);
+            let sums = tile::<false, LEFT, RIGHT>(left_panel, right_panel);
             for (row, sums) in sums.iter().enumerate().take(left.columns - i * LEFT) {
                 let end = RIGHT.min(right.columns - j * RIGHT);
                 let c = &mut c[(i * LEFT + row) * stride + j * RIGHT..][..end];
@@ -134,12 +139,19 @@ fn store<C: AsMut<[f32]> + ?Sized>(c: &mut C, sums: &[f32; RIGHT], write: Write)
     }
 }
 
-fn tile(left: &[[f32; LEFT]], right: &[[f32; RIGHT]]) -> [[f32; RIGHT]; LEFT] {
-    let mut sums = [[0.0; RIGHT]; LEFT];
+/// `leftᵀ · right` of two panels. `FMA`: a multiplication and an addition are one instruction.
+#[inline(always)]
+pub(super) fn tile<const FMA: bool, const L: usize, const R: usize>(
+    left: &[[f32; L]],
+    right: &[[f32; R]],
+) -> [[f32; R]; L] {
+    let mut sums = [[0.0; R]; L];
     for (a, b) in left.iter().zip(right) {
-        for row in 0..LEFT {
-            for column in 0..RIGHT {
-                sums[row][column] += a[row] * b[column];
+        for row in 0..L {
+            for column in 0..R {
+                let sum = &mut sums[row][column];
+                *sum =
+                    if FMA { a[row].mul_add(b[column], *sum) } else { *sum + a[row] * b[column] };
             }
         }
     }
@@ -173,6 +185,7 @@ pub(super) fn sum(values: &[f32]) -> f64 {
 /// The exponential of the standard library is a call per value. After Cephes, `expf.c`: the
 /// integer part of `x / ln 2` becomes the exponent, a polynomial takes the rest.
 #[expect(clippy::excessive_precision, reason = "constants as published")]
+#[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding it rounds to an integer, which ends up in the low bits.
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³

@@ -53,6 +53,7 @@ impl Scheme {
     }
 
     /// Whether the zero point is always a whole number.
+    #[inline(always)]
     pub const fn has_integer_zero_point(self) -> bool {
         !matches!(self, Self::AsymmetricReal)
     }
@@ -112,6 +113,7 @@ impl Grid {
     }
 
     /// The code of `value`.
+    #[inline(always)]
     pub fn code(self, scheme: Scheme, bits: Bits, value: f32) -> u32 {
         let low = if scheme == Scheme::Symmetric { 1.0 } else { 0.0 };
         let steps = value / self.scale;
@@ -125,6 +127,7 @@ impl Grid {
     }
 
     /// The value that `code` stands for.
+    #[inline(always)]
     pub fn value(self, code: u32) -> f32 {
         self.scale * (code as f32 - self.zero_point)
     }
