@@ -25,6 +25,7 @@ fn validated(name: &str, text: &str, tier: Tier) -> (Module, ModuleInfo) {
         Tier::Core => Capabilities::empty(),
         Tier::Half => Capabilities::SHADER_FLOAT16,
         Tier::Subgroups => Capabilities::SUBGROUP,
+        Tier::Matrix => Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16,
     };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
@@ -63,15 +64,16 @@ fn every_binding_is_used_and_numbered_in_order_with_params_last() {
     for shader in all() {
         let Shader { name, module, info, .. } = &shader;
         let entry = info.get_entry_point(0);
-        let mut slots = Vec::new();
-        let mut spaces = Vec::new();
+        let mut bindings = Vec::new();
         for (handle, variable) in module.global_variables.iter() {
             let Some(binding) = &variable.binding else { continue };
             assert!(!entry[handle].is_empty(), "{name}: {:?} is never used", variable.name);
             assert_eq!(binding.group, 0, "{name}");
-            slots.push(binding.binding);
-            spaces.push(variable.space);
+            bindings.push((binding.binding, variable.space));
         }
+        // A declaration comes after what it uses, so an imported function may move one forward.
+        bindings.sort_by_key(|&(slot, _)| slot);
+        let (slots, spaces): (Vec<_>, Vec<_>) = bindings.into_iter().unzip();
         assert!(slots.len() <= 9, "{name}: WebGPU guarantees 8 storage buffers and a uniform");
         assert!((0..).zip(&slots).all(|(i, &slot)| i == slot), "{name}: {slots:?}");
         let access = StorageAccess::LOAD | StorageAccess::STORE;
@@ -138,7 +140,11 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
 
         // 5.1 is what the compiler in Windows takes; 16-bit floats need a newer one.
         let models = [hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V5_1];
-        let count = if tier == Tier::Core { 2 } else { 1 };
+        let count = match tier {
+            Tier::Core => 2,
+            Tier::Half | Tier::Subgroups => 1,
+            Tier::Matrix => 0, // HLSL has none
+        };
         for shader_model in models.into_iter().take(count) {
             let options = hlsl::Options {
                 shader_model,

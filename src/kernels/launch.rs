@@ -4,9 +4,9 @@
 //! buffer; parameters travel as the last binding, a uniform; the pipeline cache sees only the
 //! kernel's id, so the id is the kernel's type and value, which also determine the text.
 
-use super::{Kernel, dump};
+use super::{Kernel, dump, profile};
 use burn::backend::flex::FlexTensor;
-use burn::backend::{DType, DispatchDevice, Shape, TensorMetadata};
+use burn::backend::{DType, DispatchDevice, Shape};
 use burn::tensor::{Device, TensorData};
 use burn_cubecl::cubecl::ir::{ElemType, UIntKind, attributes::BufferIOAttr, metadata::Info};
 use burn_cubecl::cubecl::prelude::*;
@@ -14,6 +14,7 @@ use burn_cubecl::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn_cubecl::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource, client::Client};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use std::borrow::Cow;
 
 /// Workgroups along x before a one-dimensional dispatch folds into y; below WebGPU's 65 535.
 ///
@@ -74,7 +75,8 @@ impl<K: Kernel> CubeKernel for Source<K> {
     }
 }
 
-fn dispatch<K: Kernel>(
+/// Runs `kernel` on buffers: `reads` then `writes` in binding order, `params` last.
+pub(crate) fn dispatch<K: Kernel>(
     client: &Client,
     kernel: K,
     reads: impl Iterator<Item = Handle>,
@@ -98,11 +100,10 @@ fn dispatch<K: Kernel>(
     let mut words = vec![0_u64; bytes.len().div_ceil(16) * 2];
     bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
     arguments = arguments.with_info(MetadataBindingInfo::custom(words));
-    client.launch(
-        Box::new(Source(kernel)),
-        CubeCount::Static(grid[0], grid[1], grid[2]),
-        arguments,
-    );
+    profile::timed(K::NAME, client, || {
+        let count = CubeCount::Static(grid[0], grid[1], grid[2]);
+        client.launch(Box::new(Source(kernel)), count, arguments);
+    });
 }
 
 /// Runs `kernel`: `reads` then `writes` in binding order, `params` as the last binding.
@@ -153,20 +154,17 @@ pub(crate) fn flex_f32(tensor: &FlexTensor) -> Vec<f32> {
     tensor.to_contiguous().storage::<f32>().to_vec()
 }
 
-/// The CPU backend's values of a matrix, f32 or f16, row-major, with its shape.
-pub(crate) fn flex_to_f32(tensor: &FlexTensor) -> (Vec<f32>, [usize; 2]) {
-    let tensor = tensor.to_contiguous();
-    let shape = tensor.shape();
-    let values = match tensor.dtype() {
-        DType::F16 => tensor.storage::<half::f16>().iter().map(|value| value.to_f32()).collect(),
-        _ => tensor.storage::<f32>().to_vec(),
-    };
-    (values, [shape[0], shape[1]])
+/// The integer words of a contiguous tensor of the CPU backend, in place.
+pub(crate) fn flex_words(tensor: &FlexTensor) -> &[u32] {
+    bytemuck::cast_slice(tensor.storage::<i32>())
 }
 
-/// The CPU backend's integer words, row-major, bit-cast from i32.
-pub(crate) fn flex_u32(tensor: &FlexTensor) -> Vec<u32> {
-    bytemuck::cast_slice(tensor.to_contiguous().storage::<i32>()).to_vec()
+/// The values of a contiguous tensor of the CPU backend as f32, in place if they are such.
+pub(crate) fn flex_floats(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+    match tensor.dtype() {
+        DType::F16 => tensor.storage::<half::f16>().iter().map(|value| value.to_f32()).collect(),
+        _ => Cow::Borrowed(tensor.storage()),
+    }
 }
 
 /// A CPU tensor of f32 values.

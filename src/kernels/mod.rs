@@ -7,17 +7,27 @@
 
 use std::{fmt::Debug, hash::Hash};
 
+pub mod activate;
 pub mod adamw;
+mod adapter_facts;
 pub mod attention;
 pub mod attention_backward;
+pub mod attention_int8;
+pub mod attention_matrix;
+pub mod attention_patches;
+pub mod ceiling_arithmetic;
+pub mod ceiling_copy;
 pub mod channel_norm;
 pub mod conv3d;
 pub mod conv3d_backward_input;
 pub mod conv3d_backward_weight;
+pub mod conv3d_tile;
+pub mod cpu;
 pub mod dequantize_weight;
 pub mod device;
 mod dump;
 mod element;
+mod epilogue;
 pub mod fake_quant_linear;
 mod fake_quantize;
 pub mod fake_quantize_tokens;
@@ -25,38 +35,53 @@ pub mod fake_quantize_tokens_backward;
 pub mod fake_quantize_weight;
 pub mod fake_quantize_weight_backward;
 mod launch;
+pub mod layer_norm;
+pub mod layer_norm_quantize;
+pub mod norm_rope;
 pub mod orthonormalize;
 mod packed_tensor;
 mod params;
+mod profile;
 pub mod qmatmul;
 pub mod qmatmul_float;
+pub mod qmatmul_form;
+pub mod qmatmul_matrix;
+pub mod qmatmul_registers;
 pub mod qmatvec;
+pub mod quantize_heads;
 pub mod quantize_tokens;
 pub mod quantize_weight;
 pub mod rope;
 pub mod self_test;
+mod tuning;
 mod vectorized;
 mod wgsl;
 
+pub use activate::{Activation, activate};
 pub use adamw::{AdamWStep, adamw};
+pub use adapter_facts::AdapterFacts;
 pub use dequantize_weight::dequantize_weight;
-pub use element::{Dot, Element};
+pub use element::{Dot, Element, Rows};
+pub use epilogue::{Epilogue, EpilogueKind, Residual};
 pub use fake_quant_linear::fake_quant_linear;
 pub use fake_quantize_tokens::{FakeQuantTokens, clip_factors, fake_quantize_tokens};
 pub use fake_quantize_tokens_backward::{TokenGradients, fake_quantize_tokens_backward};
 pub use fake_quantize_weight::fake_quantize_weight;
 pub use fake_quantize_weight_backward::{WeightGradients, fake_quantize_weight_backward};
+pub use layer_norm::layer_norm;
+pub use layer_norm_quantize::layer_norm_quantize;
 pub use orthonormalize::orthonormalize;
 pub use packed_tensor::{GRID_WORDS, PackedTensor};
 pub use qmatmul::qmatmul;
 pub use qmatmul_float::qmatmul_float;
 pub use qmatvec::qmatvec;
-pub use quantize_tokens::quantize_tokens;
+pub use quantize_tokens::{activate_quantize, quantize_tokens};
 pub use quantize_weight::quantize_weight;
 
 pub(crate) use launch::MAX_DISPATCH_OPS;
 pub use launch::{GRID_WIDTH, client_of, linear_grid, run_raw};
 pub use params::ParamsMirror;
+pub use profile::{KernelTime, profile_kernels};
 pub use wgsl::Const;
 
 /// A WGSL compute kernel and its host-side contract.
@@ -103,6 +128,8 @@ pub enum Tier {
     Half,
     /// Subgroup operations.
     Subgroups,
+    /// Cooperative matrices of 16-bit floats with 32-bit sums.
+    Matrix,
 }
 
 /// Does something with every kernel; see [`for_each_kernel`].
@@ -113,14 +140,24 @@ pub trait KernelVisitor {
 
 /// The list of kernels.
 pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
+    visitor.visit::<activate::Activate>();
     visitor.visit::<adamw::AdamW>();
     visitor.visit::<attention::Attention>();
     visitor.visit::<attention_backward::AttentionBackward>();
+    visitor.visit::<attention_int8::AttentionInt8>();
+    visitor.visit::<attention_matrix::AttentionMatrix>();
+    visitor.visit::<attention_patches::AttentionPatches>();
+    visitor.visit::<ceiling_arithmetic::CeilingArithmetic>();
+    visitor.visit::<ceiling_copy::CeilingCopy>();
     visitor.visit::<channel_norm::ChannelNorm>();
-    visitor.visit::<conv3d::Conv3d>();
+    visitor.visit::<conv3d::Conv3dRows>();
     visitor.visit::<conv3d_backward_input::Conv3dBackwardInput>();
     visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
+    visitor.visit::<conv3d_tile::Conv3dTile>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<layer_norm::LayerNorm>();
+    visitor.visit::<layer_norm_quantize::LayerNormQuantize>();
+    visitor.visit::<norm_rope::NormRope>();
     visitor.visit::<orthonormalize::Orthonormalize>();
     visitor.visit::<fake_quantize_tokens::FakeQuantizeTokens>();
     visitor.visit::<fake_quantize_tokens_backward::FakeQuantizeTokensBackward>();
@@ -128,7 +165,10 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<fake_quantize_weight_backward::FakeQuantizeWeightBackward>();
     visitor.visit::<qmatmul::QMatmul>();
     visitor.visit::<qmatmul_float::QMatmulFloat>();
+    visitor.visit::<qmatmul_matrix::QMatmulMatrix>();
+    visitor.visit::<qmatmul_registers::QMatmulRegisters>();
     visitor.visit::<qmatvec::QMatvec>();
+    visitor.visit::<quantize_heads::QuantizeHeads>();
     visitor.visit::<quantize_tokens::QuantizeTokens>();
     visitor.visit::<quantize_weight::QuantizeWeight>();
     visitor.visit::<rope::Rope>();

@@ -3,15 +3,24 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod activate;
 mod adamw;
 mod attention;
 mod attention_backward;
+mod attention_int8;
+mod attention_matrix;
+mod attention_patches;
+mod ceiling_arithmetic;
+mod ceiling_copy;
 mod channel_norm;
 mod conv3d;
 mod conv3d_backward_input;
 mod conv3d_backward_weight;
 mod conv3d_gradients;
+mod conv3d_tile;
+mod cpu;
 mod dequantize_weight;
+mod epilogue;
 mod extremes;
 mod fake_quant_linear;
 mod fake_quantize_tokens;
@@ -19,10 +28,16 @@ mod fake_quantize_tokens_backward;
 mod fake_quantize_weight;
 mod fake_quantize_weight_backward;
 mod folded_grids;
+mod layer_norm;
+mod layer_norm_quantize;
+mod norm_rope;
 mod orthonormalize;
 mod qmatmul;
 mod qmatmul_float;
+mod qmatmul_matrix;
+mod qmatmul_registers;
 mod qmatvec;
+mod quantize_heads;
 mod quantize_tokens;
 mod quantize_weight;
 mod rope;
@@ -30,7 +45,7 @@ mod self_test;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::wgpu_device;
-use qvgen::kernels::{Kernel, Tier, client_of, run_raw};
+use qvgen::kernels::{AdapterFacts, Kernel, Tier, client_of, run_raw};
 use qvgen::quant::{Bits, PackedRows, TokenRange, TokenSpec, WeightSpec};
 use qvgen::quant::{Calibration, Scheme};
 use std::io::Write as _;
@@ -110,7 +125,7 @@ pub(crate) fn runs<K: Kernel>(kernel: K) -> bool {
     let runs = match kernel.tier() {
         Tier::Core => true,
         Tier::Half => wgpu_device().supports_dtype(DType::F16),
-        Tier::Subgroups => false,
+        tier => AdapterFacts::of(&wgpu_device()).offers(tier),
     };
     if !runs {
         let _ = writeln!(std::io::stderr(), "{:?} tier missing: {kernel:?} not run", kernel.tier());
@@ -129,9 +144,13 @@ pub(crate) fn run<K: Kernel>(
     params: K::Params,
     grid: [u32; 3],
 ) -> Vec<Vec<u32>> {
-    static POISON: [u32; 1 << 14] = [u32::MAX; 1 << 14];
-    let poisoned: Vec<Vec<u32>> =
-        inputs.iter().map(|words| [words, &POISON[..]].concat()).collect();
+    let poisoned = poisoned(inputs);
     let inputs: Vec<&[u32]> = poisoned.iter().map(Vec::as_slice).collect();
     run_raw(&client_of(&wgpu_device()), kernel, &inputs, out_lens, params, grid)
+}
+
+/// `inputs`, each followed by words that are NaN or codes of all ones.
+pub(crate) fn poisoned(inputs: &[&[u32]]) -> Vec<Vec<u32>> {
+    static POISON: [u32; 1 << 14] = [u32::MAX; 1 << 14];
+    inputs.iter().map(|words| [words, &POISON[..]].concat()).collect()
 }
