@@ -164,6 +164,29 @@ impl Conv3d {
     ///
     /// If the channels or the size of a frame do not fit.
     pub fn forward(&self, x: Tensor<4>, history: Option<Tensor<4>>) -> Tensor<4> {
+        self.compute(x, history, None)
+    }
+
+    /// `onto` plus [`Conv3d::forward`], in the memory of `onto` if nobody else holds that.
+    ///
+    /// # Panics
+    ///
+    /// As [`Conv3d::forward`], and if `onto` has not the shape of the result.
+    pub fn forward_onto(
+        &self,
+        onto: Tensor<4>,
+        x: Tensor<4>,
+        history: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        self.compute(x, history, Some(onto))
+    }
+
+    fn compute(
+        &self,
+        x: Tensor<4>,
+        history: Option<Tensor<4>>,
+        onto: Option<Tensor<4>>,
+    ) -> Tensor<4> {
         let [_, frames, height, width] = x.dims();
         let out = self.shape.out_size([frames, height, width]);
         let as_u32 = |size: usize| u32::try_from(size).expect("a tensor axis below 2^32");
@@ -187,9 +210,13 @@ impl Conv3d {
             pad_h,
             pad_w,
             upsample_shift: u32::from(self.shape.upsample),
+            accumulate: 0,
+            first_workgroup: 0,
+            end_workgroup: u32::MAX,
         };
         let history = history.unwrap_or_else(|| self.no_history.clone());
-        conv3d::conv3d(self.kernel, x, history, self.weight.clone(), self.bias.clone(), params)
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        conv3d::conv3d(self.kernel, x, history, weight, bias, onto, params)
     }
 }
 

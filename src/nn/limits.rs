@@ -35,7 +35,7 @@ impl Limits {
 pub fn map_token_chunks(
     x: Tensor<2>,
     max_tokens: usize,
-    f: impl Fn(Tensor<2>) -> Tensor<2>,
+    mut f: impl FnMut(Tensor<2>) -> Tensor<2>,
 ) -> Tensor<2> {
     if x.dims()[0] <= max_tokens {
         return f(x);

@@ -1,9 +1,11 @@
 //! `y = x · Wᵀ + b` in every precision a model may be loaded in.
 
-use super::QuantAwareLinear;
-use super::limits::{MAX_DISPATCH_OPS, dispatch_rows, map_token_chunks};
+use super::limits::{MAX_DISPATCH_OPS, dispatch_rows};
+use super::linear_input::{Operand, residual_columns, residual_rows};
+use super::{LinearInput, QuantAwareLinear};
 use crate::kernels::{
-    GRID_WORDS, PackedTensor, dequantize_weight, qmatmul, qmatmul_float, qmatvec, quantize_tokens,
+    Epilogue, GRID_WORDS, PackedTensor, Residual, dequantize_weight, qmatmul, qmatmul_float,
+    qmatvec,
 };
 use crate::kernels::{qmatmul as many, qmatvec as few, quantize_weight};
 use crate::quant::{PackedRows, TokenSpec, WeightSpec, words_per_row};
@@ -33,11 +35,49 @@ impl Linear {
     ///
     /// If `x` has not `in_features` columns.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_input(&LinearInput::new(x))
+    }
+
+    /// [`Linear::forward`] of an input that other layers may read, too.
+    ///
+    /// # Panics
+    ///
+    /// As [`Linear::forward`].
+    pub fn forward_input(&self, x: &LinearInput) -> Tensor<2> {
         match self {
-            Self::Full(linear) => linear.forward(x),
+            Self::Full(linear) => linear.forward(x.values()),
             Self::FakeQuant(linear) => linear.forward(x),
-            Self::Packed(linear) => linear.forward_within(x, MAX_DISPATCH_OPS),
-            Self::QuantAware(linear) => linear.forward(x),
+            Self::Packed(linear) => linear.forward_within(x, None, MAX_DISPATCH_OPS),
+            Self::QuantAware(linear) => linear.forward(x.values()),
+        }
+    }
+
+    /// `residual + gate · forward_input(x)`, in one pass over the result where the layer can.
+    ///
+    /// `residual` is `[tokens, out_features]`, `gate` `[1, out_features]`; without it, one.
+    ///
+    /// # Panics
+    ///
+    /// As [`Linear::forward`], or if `residual` or `gate` has another shape.
+    pub fn forward_add(
+        &self,
+        x: &LinearInput,
+        residual: Tensor<2>,
+        gate: Option<&Tensor<2>>,
+    ) -> Tensor<2> {
+        if let Self::Packed(linear) = self {
+            let residual = Residual { value: residual, gate: gate.cloned() };
+            return linear.forward_within(x, Some(residual), MAX_DISPATCH_OPS);
+        }
+        let y = self.forward_input(x);
+        residual + if let Some(gate) = gate { y * gate.clone() } else { y }
+    }
+
+    /// Most tokens that are computed in one go: the results of more are copied together.
+    pub fn dispatch_tokens(&self) -> usize {
+        match self {
+            Self::Packed(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
+            Self::Full(_) | Self::FakeQuant(_) | Self::QuantAware(_) => usize::MAX,
         }
     }
 
@@ -56,9 +96,9 @@ impl Linear {
 #[derive(Clone, Debug)]
 pub struct FullLinear {
     /// Transposed weights, `[in_features, out_features of the part]` each.
-    parts: Vec<Tensor<2>>,
+    pub(super) parts: Vec<Tensor<2>>,
     /// `[1, out_features]`.
-    bias: Option<Tensor<2>>,
+    pub(super) bias: Option<Tensor<2>>,
 }
 
 impl FullLinear {
@@ -106,9 +146,9 @@ impl FullLinear {
 #[derive(Clone, Debug)]
 pub struct PackedLinear {
     /// Rows of the weight and their biases, in order.
-    parts: Vec<(PackedTensor, Tensor<1>)>,
+    pub(super) parts: Vec<(PackedTensor, Tensor<1>)>,
     /// How `x` is quantized; `None` for weight-only.
-    activations: Option<TokenSpec>,
+    pub(super) activations: Option<TokenSpec>,
 }
 
 impl PackedLinear {
@@ -163,30 +203,51 @@ impl PackedLinear {
         &self.parts
     }
 
-    /// [`Linear::forward`] with at most `max_ops` operations per dispatch, but one tile, so that
-    /// none keeps a device busy for long; public for tests.
+    /// [`Linear::forward_input`], or with a `residual` [`Linear::forward_add`], with at most
+    /// `max_ops` operations per dispatch, but one tile, so that none keeps a device busy for long;
+    /// public for tests.
     #[doc(hidden)]
-    pub fn forward_within(&self, x: Tensor<2>, max_ops: u64) -> Tensor<2> {
-        let [tokens, in_features] = x.dims();
-        let out_features = self.parts.iter().map(|(w, _)| w.rows()).max().unwrap_or(0);
-        let token_ops = 2 * out_features as u64 * in_features as u64;
-        // Of all tokens, so that a short rest is computed by the same kernel.
-        let is_short = tokens <= few::MAX_TOKENS;
-        map_token_chunks(x, dispatch_rows(max_ops, token_ops, many::TILE), |x| {
-            self.multiply(x, is_short)
-        })
+    pub fn forward_within(
+        &self,
+        x: &LinearInput,
+        residual: Option<Residual>,
+        max_ops: u64,
+    ) -> Tensor<2> {
+        let (tokens, rows) = (x.tokens(), self.dispatch_tokens(max_ops));
+        let x = match self.activations {
+            Some(spec) => Operand::Codes(x.codes(spec)),
+            // Of all tokens, so that a short rest is computed by the same kernel.
+            None => Operand::Values(x.values(), tokens <= few::MAX_TOKENS),
+        };
+        if tokens <= rows {
+            return self.multiply(&x, residual.as_ref());
+        }
+        let chunk = |start: usize| {
+            let tokens = start..(start + rows).min(tokens);
+            let residual =
+                residual.as_ref().map(|residual| residual_rows(residual, tokens.clone()));
+            self.multiply(&x.slice(tokens), residual.as_ref())
+        };
+        Tensor::cat((0..tokens).step_by(rows).map(chunk).collect(), 0)
     }
 
-    fn multiply(&self, x: Tensor<2>, is_short: bool) -> Tensor<2> {
-        if let Some(spec) = self.activations {
-            let x = quantize_tokens(x, spec);
-            return join(self.parts.iter().map(|(w, bias)| qmatmul(&x, w, bias.clone())));
-        }
+    /// Most tokens of a dispatch of `max_ops` operations.
+    fn dispatch_tokens(&self, max_ops: u64) -> usize {
+        let shapes = self.parts.iter().map(|(w, _)| 2 * w.rows() as u64 * w.in_features as u64);
+        dispatch_rows(max_ops, shapes.max().unwrap_or(0), many::TILE)
+    }
+
+    fn multiply(&self, x: &Operand, residual: Option<&Residual>) -> Tensor<2> {
+        let mut start = 0;
         join(self.parts.iter().map(|(w, bias)| {
-            if is_short {
-                qmatvec(x.clone(), w, bias.clone())
-            } else {
-                qmatmul_float(x.clone(), w, bias.clone())
+            let columns = start..start + w.rows();
+            start = columns.end;
+            let residual = residual.map(|residual| residual_columns(residual, columns));
+            let epilogue = Epilogue { bias: bias.clone(), residual };
+            match x {
+                Operand::Codes(x) => qmatmul(x, w, epilogue),
+                Operand::Values(x, true) => qmatvec(x.clone(), w, epilogue),
+                Operand::Values(x, false) => qmatmul_float(x.clone(), w, epilogue),
             }
         }))
     }
@@ -199,8 +260,8 @@ impl PackedLinear {
 /// A layer whose weight and activations are rounded to codes but multiplied as floats.
 #[derive(Clone, Debug)]
 pub struct FakeQuantLinear {
-    full: FullLinear,
-    activations: Option<TokenSpec>,
+    pub(super) full: FullLinear,
+    pub(super) activations: Option<TokenSpec>,
 }
 
 impl FakeQuantLinear {
@@ -212,10 +273,10 @@ impl FakeQuantLinear {
         Self { full: FullLinear { parts, bias }, activations: packed.activations }
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    fn forward(&self, x: &LinearInput) -> Tensor<2> {
         self.full.forward(match self.activations {
-            Some(spec) => dequantize_weight(&quantize_tokens(x, spec)),
-            None => x,
+            Some(spec) => dequantize_weight(&x.codes(spec)),
+            None => x.values(),
         })
     }
 }

@@ -1,14 +1,32 @@
 //! Normalization over the last dimension, in f32.
 
-use super::{WeightError, Weights};
-use burn::tensor::Tensor;
+use super::{Rotation, WeightError, Weights};
+use crate::kernels::norm_rope::norm_rope;
+use crate::kernels::{Element, layer_norm};
+use burn::tensor::{DType, Tensor};
 
 /// `(x − mean) / √(variance + eps) · weight + bias`, weight and bias where the layer has them.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     eps: f64,
-    /// Weight and bias, `[1, dim]` each.
-    affine: Option<(Tensor<2>, Tensor<2>)>,
+    /// Weight and bias.
+    affine: Option<Modulation>,
+}
+
+/// What is done to a normalized token: `x · factor + offset`, `[1, dim]` each.
+#[derive(Clone, Debug)]
+pub struct Modulation {
+    /// Weight of a layer, or `1 + scale` of a timestep.
+    pub factor: Tensor<2>,
+    /// Bias of a layer, or `shift` of a timestep.
+    pub offset: Tensor<2>,
+}
+
+impl Modulation {
+    /// `x · factor + offset`, with gradients.
+    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        x * self.factor.clone() + self.offset.clone()
+    }
 }
 
 impl LayerNorm {
@@ -24,18 +42,50 @@ impl LayerNorm {
     /// If one of them is missing or unusable.
     pub fn load(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<Self, WeightError> {
         let row = |name| Ok(weights.tensor(name, [dim])?.reshape([1, dim]));
-        Ok(Self { eps, affine: Some((row("weight")?, row("bias")?)) })
+        Ok(Self { eps, affine: Some(Modulation { factor: row("weight")?, offset: row("bias")? }) })
     }
 
     /// `[tokens, dim]` to the same shape.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let row = |value: f32| Tensor::full([1, x.dims()[1]], value, &x.device());
+        let scaling = match &self.affine {
+            Some(affine) => affine.clone(),
+            None if x.is_autodiff() => return self.normalize(x),
+            None => Modulation { factor: row(1.0), offset: row(0.0) },
+        };
+        self.scaled(x, &scaling)
+    }
+
+    /// What this layer and `modulation` after it do to a normalized token.
+    pub(super) fn then(&self, modulation: Option<&Modulation>) -> Option<Modulation> {
+        match (&self.affine, modulation) {
+            (Some(affine), Some(modulation)) => Some(Modulation {
+                factor: affine.factor.clone() * modulation.factor.clone(),
+                offset: modulation.apply(affine.offset.clone()),
+            }),
+            (affine, modulation) => affine.as_ref().or(modulation).cloned(),
+        }
+    }
+
+    /// Normalized tokens without this layer's own weight and bias, times the factor of `scaling`,
+    /// plus its offset: one pass where no gradients are asked for.
+    pub(super) fn scaled(&self, x: Tensor<2>, scaling: &Modulation) -> Tensor<2> {
+        if x.is_autodiff() || scaling.factor.is_autodiff() {
+            return scaling.apply(self.normalize(x));
+        }
+        let Modulation { factor, offset } = scaling.clone();
+        layer_norm(x, factor.flatten(0, 1), offset.flatten(0, 1), self.eps())
+    }
+
+    /// What is added to the variance.
+    pub(super) fn eps(&self) -> f32 {
+        self.eps as f32
+    }
+
+    fn normalize(&self, x: Tensor<2>) -> Tensor<2> {
         let centered = x.clone() - x.mean_dim(1);
         let variance = (centered.clone() * centered.clone()).mean_dim(1);
-        let y = centered / (variance + self.eps).sqrt();
-        match &self.affine {
-            Some((weight, bias)) => y * weight.clone() + bias.clone(),
-            None => y,
-        }
+        centered / (variance + self.eps).sqrt()
     }
 }
 
@@ -61,5 +111,28 @@ impl RmsNorm {
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mean_square = (x.clone() * x.clone()).mean_dim(1);
         x / (mean_square + self.eps).sqrt() * self.weight.clone()
+    }
+
+    /// [`Self::forward`], then `rotation` if there is one: queries and keys as attention takes them.
+    ///
+    /// One dispatch without gradients. The result is f32, or f16 on request where none are tracked
+    /// and the device has it.
+    ///
+    /// # Panics
+    ///
+    /// If `rotation` is of other tokens or another head size.
+    pub fn forward_rotated(
+        &self,
+        x: Tensor<2>,
+        rotation: Option<&Rotation>,
+        dtype: DType,
+    ) -> Tensor<2> {
+        if x.is_autodiff() || self.weight.is_autodiff() {
+            let normed = self.forward(x);
+            return rotation.map_or_else(|| normed.clone(), |r| r.apply(normed.clone()));
+        }
+        let rotation = rotation.map(|Rotation { cos, sin }| [cos.clone(), sin.clone()]);
+        let element = Element::of(dtype);
+        norm_rope(x, self.weight.clone(), self.eps as f32, rotation, element)
     }
 }

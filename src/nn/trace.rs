@@ -32,8 +32,14 @@ impl<'a> Trace<'a> {
 
     /// Shows `value` to the observer; `name` is written only if there is one.
     pub fn record(&mut self, name: impl Display, value: &Tensor<2>) {
+        self.record_with(name, || value.clone());
+    }
+
+    /// Shows a value that is computed only if there is an observer: what the model itself never
+    /// stores.
+    pub fn record_with(&mut self, name: impl Display, value: impl FnOnce() -> Tensor<2>) {
         if let Some(observer) = &mut self.0 {
-            observer(&name.to_string(), value.clone());
+            observer(&name.to_string(), value());
         }
     }
 }

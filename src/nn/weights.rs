@@ -3,7 +3,7 @@
 //! A model asks for tensors by the names of the published checkpoint and never learns in which
 //! precision they were stored: [`Weights::linear`] hands back whichever [`Linear`] the source has.
 
-use super::Linear;
+use super::{HostWeights, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::PathBuf;
 
@@ -141,6 +141,20 @@ impl<'a> Weights<'a> {
     /// Whether tensor `name` exists here.
     pub fn has(&self, name: &str) -> bool {
         self.source.has(&self.full(name))
+    }
+
+    /// What `load` returns, and a copy in host memory of everything it asked for.
+    ///
+    /// # Errors
+    ///
+    /// What `load` returns, or if the device fails.
+    pub fn record<T>(
+        &self,
+        load: impl FnOnce(&Weights<'_>) -> Result<T, WeightError>,
+    ) -> Result<(HostWeights, T), WeightError> {
+        HostWeights::record(self.source, |source| {
+            load(&Weights { source, prefix: self.prefix.clone(), device: self.device.clone() })
+        })
     }
 
     /// Tensor `name` as f32 values.
