@@ -119,7 +119,8 @@ impl Case {
         let positions = rotations(&self.config, grid, limits, &open.device);
         let keys_values = block.text_keys_values(&text);
         let off = &mut Trace::off();
-        drop(block.forward(parts(hidden.clone()), &timestep, &positions, &keys_values, off));
+        let of_block = block.timestep(&timestep);
+        drop(block.forward(parts(hidden.clone()), &of_block, &positions, &keys_values, off));
 
         let device = open.device.clone().autodiff();
         let source = ParameterSource::graph(&parameters, layers.as_ref());
@@ -129,7 +130,8 @@ impl Case {
         let text = Tensor::from_inner(text).require_grad();
         let positions = rotations(&self.config, grid, limits, &device);
         let keys_values = block.text_keys_values(&text);
-        let out = block.forward(parts(hidden.clone()), &timestep, &positions, &keys_values, off);
+        let of_block = block.timestep(&timestep);
+        let out = block.forward(parts(hidden.clone()), &of_block, &positions, &keys_values, off);
         let sum = out.into_iter().map(|y| (y.clone() * y).sum()).reduce(|a, b| a + b);
         let gradients = sum.context("tokens")?.backward();
         let mut map = source.gradients(&gradients);

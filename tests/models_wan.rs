@@ -308,3 +308,44 @@ fn cross_attention_needs_no_normalization() {
     assert!((rms(&seen["block0.norm1"]) - 1.0).abs() < 1e-3);
     assert!((rms(&seen["block0.norm2"]) - 1.0).abs() > 1e-3, "norm2 is the hidden state itself");
 }
+
+#[test]
+fn prompts_that_share_a_timestep_get_the_velocities_of_separate_passes_exactly() {
+    let folder = &fixture_folders("wan_")[0];
+    let config = wan_config(folder);
+    let weights = FixtureWeights::open(&folder.join("transformer"));
+    for (name, device) in devices() {
+        let weights = Weights::new(&weights, &device);
+        let transformer =
+            WanTransformer::load(&weights, &config, Limits::default(), &mut |_, _| ()).unwrap();
+        let off = &mut Trace::off();
+        let value = |len: usize| (0..len).map(|i| (0.7 * i as f32).sin()).collect::<Vec<f32>>();
+        // The second grid has the same number of tokens: its positions are others.
+        for [frames, height] in [[1, 4], [2, 2]] {
+            let shape = [config.in_channels, frames, height, 4];
+            let latent = Tensor::<4>::from_data(
+                TensorData::new(value(shape.iter().product()), shape),
+                &device,
+            );
+            let timestep = transformer.timestep_context(500.0, off);
+            let velocities = [1.0, -1.0].map(|sign| {
+                let embeds = TensorData::new(value(3 * config.text_dim), [3, config.text_dim]);
+                let embeds = Tensor::<2>::from_data(embeds, &device) * sign;
+                let text = transformer.text_context(embeds, off);
+                let shared = data(transformer.forward_at(latent.clone(), &timestep, &text, off));
+                let fresh =
+                    WanTransformer::load(&weights, &config, Limits::default(), &mut |_, _| ())
+                        .unwrap();
+                let mut count = 0;
+                let mut observe = |_: &str, _| count += 1;
+                let trace = &mut Trace::to(&mut observe);
+                assert_eq!(shared, data(fresh.forward(latent.clone(), 500.0, &text)), "{name}");
+                let traced = fresh.forward_traced(latent.clone(), 500.0, &text, trace);
+                assert_eq!(shared, data(traced), "{name}: watching changes the result");
+                assert!(count > 10);
+                shared
+            });
+            assert_ne!(velocities[0], velocities[1], "{name}");
+        }
+    }
+}

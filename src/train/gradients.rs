@@ -126,7 +126,8 @@ impl Pass<'_> {
             let block = WanBlock::load(&weights, self.config, self.limits, index)?;
             let keys_values = block.text_keys_values(&text);
             let hidden = inputs[index].clone();
-            inputs.push(block.forward(hidden, &timestep_proj, &positions, &keys_values, off));
+            let timestep = block.timestep(&timestep_proj);
+            inputs.push(block.forward(hidden, &timestep, &positions, &keys_values, off));
         }
         let conditions = Conditions { temb, timestep_proj, text };
         let mut sum = Backward::default();
@@ -151,7 +152,8 @@ impl Pass<'_> {
         let device = self.device.clone().autodiff();
         let head = WanHead::load(&Weights::new(&source, &device), self.config)?;
         let (hidden, temb) = (leaves(hidden), leaf(&conditions.temb));
-        let prediction = head.forward(hidden.clone(), &temb, grid, &mut Trace::off());
+        let timestep = head.timestep(&temb);
+        let prediction = head.forward(hidden.clone(), &timestep, grid, &mut Trace::off());
         let loss = example.loss(&prediction, |target| Tensor::from_inner(target.clone()));
         let gradients = loss.backward();
         sum.hidden = of_leaves(&hidden, &gradients);
@@ -177,7 +179,8 @@ impl Pass<'_> {
         let text = leaf(&conditions.text);
         let keys_values = block.text_keys_values(&text);
         let off = &mut Trace::off();
-        let out = block.forward(hidden.clone(), &timestep_proj, &positions, &keys_values, off);
+        let timestep = block.timestep(&timestep_proj);
+        let out = block.forward(hidden.clone(), &timestep, &positions, &keys_values, off);
         let products = out.into_iter().zip(&sum.hidden).map(|(out, g)| weigh(out, g));
         let gradients = products.reduce(|a, b| a + b).expect("tokens").backward();
         sum.hidden = of_leaves(&hidden, &gradients);

@@ -79,19 +79,19 @@ impl WanEmbedder {
     ///
     /// As [`WanConfig::grid`].
     pub fn embed(&self, latent: Tensor<4>, timestep: f32, trace: &mut Trace<'_>) -> Embedded {
-        let grid = self.config.grid(latent.dims());
-        let hidden = self.embed_patches(latent, grid, trace);
+        let hidden = self.embed_patches(latent, trace);
         let (temb, timestep_proj) = self.embed_timestep(timestep, trace);
         Embedded { hidden, temb, timestep_proj }
     }
 
-    /// The tokens of a latent in as many parts as the limits ask for, `[tokens, dim]` each.
-    fn embed_patches(
-        &self,
-        latent: Tensor<4>,
-        grid: [usize; 3],
-        trace: &mut Trace<'_>,
-    ) -> Vec<Tensor<2>> {
+    /// The tokens of a latent `[in_channels, frames, height, width]` in as many parts as the limits
+    /// ask for, `[tokens, dim]` each.
+    ///
+    /// # Panics
+    ///
+    /// As [`WanConfig::grid`].
+    pub fn embed_patches(&self, latent: Tensor<4>, trace: &mut Trace<'_>) -> Vec<Tensor<2>> {
+        let grid = self.config.grid(latent.dims());
         let patches = patches_from_latent(latent, grid);
         let embed = |patches| {
             let tokens = self.patch_embedding.forward(patches);
@@ -102,8 +102,9 @@ impl WanEmbedder {
         patches.split(most, 0).into_iter().map(embed).collect()
     }
 
-    /// The timestep as `[1, dim]` for the head and as `[6, dim]` for the blocks.
-    fn embed_timestep(&self, timestep: f32, trace: &mut Trace<'_>) -> (Tensor<2>, Tensor<2>) {
+    /// The timestep, in 0 to 1000, as `[1, dim]` for the head and as `[6, dim]` for the blocks; see
+    /// [`Embedded`].
+    pub fn embed_timestep(&self, timestep: f32, trace: &mut Trace<'_>) -> (Tensor<2>, Tensor<2>) {
         let [first, second] = &self.time_embedder;
         let sinusoid = timestep_sinusoid(timestep, self.config.freq_dim, &self.device);
         let temb = second.forward(silu(first.forward(sinusoid)));

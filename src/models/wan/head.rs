@@ -1,9 +1,9 @@
 //! What comes after the blocks: tokens become the predicted velocity.
 
 use super::WanConfig;
-use super::block::Modulation;
+use super::block::modulation;
 use super::config::{PATCH, PATCH_PIXELS};
-use crate::nn::{LayerNorm, Linear, Trace, WeightError, Weights};
+use crate::nn::{LayerNorm, Linear, LinearInput, Modulation, Trace, WeightError, Weights};
 use burn::tensor::Tensor;
 
 /// The last normalization and projection.
@@ -32,6 +32,15 @@ impl WanHead {
         })
     }
 
+    /// What a timestep does before the projection; `temb` is `[1, dim]`.
+    ///
+    /// # Panics
+    ///
+    /// If it has another shape.
+    pub fn timestep(&self, temb: &Tensor<2>) -> Modulation {
+        modulation(&(self.scale_shift_table.clone() + temb.clone()), 0)
+    }
+
     /// The velocity `[out_channels, frames, height, width]` of the tokens of a `grid` of frames,
     /// patch rows and patch columns.
     ///
@@ -41,15 +50,14 @@ impl WanHead {
     pub fn forward(
         &self,
         hidden: Vec<Tensor<2>>,
-        temb: &Tensor<2>,
+        timestep: &Modulation,
         grid: [usize; 3],
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
-        let modulation = Modulation::of(&(self.scale_shift_table.clone() + temb.clone()), 0);
-        let project = |hidden| {
-            let normed = self.norm_out.forward(hidden);
-            trace.record("norm_out", &normed);
-            let patches = self.proj_out.forward(modulation.apply(normed));
+        let project = |hidden: Tensor<2>| {
+            trace.record_with("norm_out", || self.norm_out.forward(hidden.clone()));
+            let normed = LinearInput::normed(hidden, &self.norm_out, Some(timestep));
+            let patches = self.proj_out.forward_input(&normed);
             trace.record("proj_out", &patches);
             patches
         };

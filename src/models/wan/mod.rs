@@ -1,13 +1,14 @@
 //! The Wan 2.1 text-to-video transformer (Wan Team, arXiv:2503.20314).
 
 mod block;
+mod blocks;
 mod config;
 mod embedder;
 mod head;
 mod transformer;
 
-pub use block::WanBlock;
+pub use block::{BlockTimestep, WanBlock};
 pub use config::WanConfig;
 pub use embedder::{Embedded, WanEmbedder, rotations};
 pub use head::WanHead;
-pub use transformer::{TextContext, WanTransformer};
+pub use transformer::{TextContext, TimestepContext, WanTransformer};

@@ -1,11 +1,15 @@
 //! From a noisy latent, a timestep and a text to the predicted velocity.
 
-use super::block::WanBlock;
+use super::WanConfig;
+use super::block::{BlockTimestep, WanBlock};
+use super::blocks::Blocks;
 use super::embedder::{WanEmbedder, rotations};
 use super::head::WanHead;
-use super::{Embedded, WanConfig};
-use crate::nn::{KeysValues, Limits, Trace, WeightError, Weights};
+use crate::nn::{
+    AttentionPrecision, KeysValues, Limits, Modulation, Rotation, Trace, WeightError, Weights,
+};
 use burn::tensor::{Device, Tensor};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// A prompt as the blocks see it: their cross-attention's keys and values.
 ///
@@ -15,6 +19,27 @@ use burn::tensor::{Device, Tensor};
 pub struct TextContext {
     blocks: Vec<KeysValues>,
 }
+
+/// A timestep as the blocks and the head see it.
+///
+/// It depends on nothing but the timestep, so everything is computed once per step, when it is
+/// first needed, and not once per prompt of the step; `(4 + 6 · num_layers) · dim` values.
+#[derive(Clone, Debug)]
+pub struct TimestepContext {
+    /// `[6, dim]`.
+    timestep_proj: Tensor<2>,
+    blocks: Vec<OnceLock<BlockTimestep>>,
+    head: Modulation,
+}
+
+impl TimestepContext {
+    fn of_block(&self, index: usize, block: &WanBlock) -> &BlockTimestep {
+        self.blocks[index].get_or_init(|| block.timestep(&self.timestep_proj))
+    }
+}
+
+/// The positions of the tokens of a latent, and its grid.
+type Positions = ([usize; 3], Vec<Rotation>);
 
 /// The denoiser.
 ///
@@ -26,8 +51,10 @@ pub struct WanTransformer {
     limits: Limits,
     device: Device,
     embedder: WanEmbedder,
-    blocks: Vec<WanBlock>,
+    blocks: Blocks,
     head: WanHead,
+    /// Of the latent seen last: all steps of a run have the same.
+    positions: Mutex<Option<Positions>>,
 }
 
 impl WanTransformer {
@@ -44,20 +71,37 @@ impl WanTransformer {
         limits: Limits,
         loaded: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, WeightError> {
-        let layers = config.num_layers;
-        let block = |index| {
-            let block = WanBlock::load(weights, config, limits, index)?;
-            loaded(index + 1, layers);
-            Ok(block)
-        };
+        Self::load_streamed(weights, config, limits, config.num_layers, loaded)
+    }
+
+    /// [`WanTransformer::load`] with only the first `resident_blocks` blocks on the device; the
+    /// others wait in host memory, packed as they are, and visit the device in every pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`WanTransformer::load`], or if the device fails.
+    pub fn load_streamed(
+        weights: &Weights<'_>,
+        config: &WanConfig,
+        limits: Limits,
+        resident_blocks: usize,
+        loaded: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, WeightError> {
         Ok(Self {
             embedder: WanEmbedder::load(weights, config, limits)?,
-            blocks: (0..layers).map(block).collect::<Result<_, WeightError>>()?,
+            blocks: Blocks::load(weights, config, limits, resident_blocks, loaded)?,
             head: WanHead::load(weights, config)?,
+            positions: Mutex::new(None),
             config: config.clone(),
             limits,
             device: weights.device().clone(),
         })
+    }
+
+    /// The same with attention in another precision.
+    #[must_use]
+    pub fn with_attention(self, precision: AttentionPrecision) -> Self {
+        Self { blocks: self.blocks.with_attention(precision), ..self }
     }
 
     /// The configuration it was loaded with.
@@ -74,8 +118,18 @@ impl WanTransformer {
     /// If `embeds` has not `text_dim` columns.
     pub fn text_context(&self, embeds: Tensor<2>, trace: &mut Trace<'_>) -> TextContext {
         let text = self.embedder.embed_text(embeds, trace);
-        TextContext {
-            blocks: self.blocks.iter().map(|block| block.text_keys_values(&text)).collect(),
+        let mut blocks = Vec::with_capacity(self.config.num_layers);
+        self.blocks.for_each(|_, block| blocks.push(block.text_keys_values(&text)));
+        TextContext { blocks }
+    }
+
+    /// What the blocks and the head need of a timestep, in 0 to 1000.
+    pub fn timestep_context(&self, timestep: f32, trace: &mut Trace<'_>) -> TimestepContext {
+        let (temb, timestep_proj) = self.embedder.embed_timestep(timestep, trace);
+        TimestepContext {
+            timestep_proj,
+            blocks: vec![OnceLock::new(); self.config.num_layers],
+            head: self.head.timestep(&temb),
         }
     }
 
@@ -85,8 +139,8 @@ impl WanTransformer {
     /// # Panics
     ///
     /// As [`WanConfig::grid`].
-    pub fn forward(&self, latent: Tensor<4>, timestep: f32, context: &TextContext) -> Tensor<4> {
-        self.forward_traced(latent, timestep, context, &mut Trace::off())
+    pub fn forward(&self, latent: Tensor<4>, timestep: f32, text: &TextContext) -> Tensor<4> {
+        self.forward_traced(latent, timestep, text, &mut Trace::off())
     }
 
     /// [`WanTransformer::forward`] with a view of the intermediate tensors.
@@ -98,16 +152,44 @@ impl WanTransformer {
         &self,
         latent: Tensor<4>,
         timestep: f32,
-        context: &TextContext,
+        text: &TextContext,
+        trace: &mut Trace<'_>,
+    ) -> Tensor<4> {
+        let timestep = self.timestep_context(timestep, trace);
+        self.forward_at(latent, &timestep, text, trace)
+    }
+
+    /// [`WanTransformer::forward_traced`] at a timestep that several prompts share.
+    ///
+    /// # Panics
+    ///
+    /// As [`WanTransformer::forward`].
+    pub fn forward_at(
+        &self,
+        latent: Tensor<4>,
+        timestep: &TimestepContext,
+        text: &TextContext,
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
         let grid = self.config.grid(latent.dims());
-        let Embedded { mut hidden, temb, timestep_proj } =
-            self.embedder.embed(latent, timestep, trace);
-        let rotations = rotations(&self.config, grid, self.limits, &self.device);
-        for (block, text) in self.blocks.iter().zip(&context.blocks) {
-            hidden = block.forward(hidden, &timestep_proj, &rotations, text, trace);
+        let mut hidden = self.embedder.embed_patches(latent, trace);
+        let rotations = self.rotations(grid);
+        self.blocks.for_each(|index, block| {
+            let (timestep, text) = (timestep.of_block(index, block), &text.blocks[index]);
+            hidden = block.forward(std::mem::take(&mut hidden), timestep, &rotations, text, trace);
+        });
+        self.head.forward(hidden, &timestep.head, grid, trace)
+    }
+
+    fn rotations(&self, grid: [usize; 3]) -> Vec<Rotation> {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*positions {
+            Some((known, rotations)) if *known == grid => rotations.clone(),
+            _ => {
+                let rotations = rotations(&self.config, grid, self.limits, &self.device);
+                *positions = Some((grid, rotations.clone()));
+                rotations
+            }
         }
-        self.head.forward(hidden, &temb, grid, trace)
     }
 }

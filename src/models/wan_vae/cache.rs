@@ -50,21 +50,19 @@ impl Slot {
 
     /// Keeps the last frames of `x [channels, frames, height, width]`.
     ///
-    /// They are copied by concatenation, because a slice may keep the whole tensor alive.
+    /// To be called after the convolution, so that the old frames go before the new ones are made.
+    /// They are copied, because a slice may keep the whole tensor alive.
     pub(super) fn remember(&mut self, x: &Tensor<4>) {
         let frames = x.dims()[1];
-        let last = x.clone().narrow(1, frames - 1, 1);
-        let before = if frames > 1 {
-            Some(x.clone().narrow(1, frames - 2, 1))
-        } else {
-            self.history.take().map(|history| {
-                let kept = history.dims()[1];
-                history.narrow(1, kept - 1, 1)
-            })
-        };
-        self.history = Some(match before {
-            Some(before) => Tensor::cat(vec![before, last], 1),
-            None => last,
+        let frame = |of: &Tensor<4>, i: usize| of.clone().narrow(1, i, 1);
+        let old = self.history.take();
+        self.history = Some(match (old, frames) {
+            (Some(old), 1) => Tensor::cat(vec![frame(&old, old.dims()[1] - 1), x.clone()], 1),
+            (None, 1) => x.clone(),
+            (old, _) => {
+                drop(old);
+                Tensor::cat(vec![frame(x, frames - 2), frame(x, frames - 1)], 1)
+            }
         });
     }
 }

@@ -24,9 +24,17 @@ impl CausalConv {
 
     pub(super) fn forward(&self, x: Tensor<4>, cache: &mut Cache) -> Tensor<4> {
         let slot = cache.next();
-        let history = slot.history();
+        let y = self.0.forward(x.clone(), slot.history());
         slot.remember(&x);
-        self.0.forward(x, history)
+        y
+    }
+
+    /// `onto` plus [`CausalConv::forward`].
+    fn forward_onto(&self, onto: Tensor<4>, x: Tensor<4>, cache: &mut Cache) -> Tensor<4> {
+        let slot = cache.next();
+        let y = self.0.forward_onto(onto, x.clone(), slot.history());
+        slot.remember(&x);
+        y
     }
 }
 
@@ -70,11 +78,12 @@ impl ResBlock {
 
     pub(super) fn forward(&self, x: Tensor<4>, cache: &mut Cache) -> Tensor<4> {
         let y = self.conv1.forward(self.norm1.forward(x.clone()), cache);
-        let y = self.conv2.forward(self.norm2.forward(y), cache);
-        match &self.shortcut {
-            Some(shortcut) => y + shortcut.forward(x, None),
-            None => y + x,
-        }
+        let y = self.norm2.forward(y);
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x, None),
+            None => x,
+        };
+        self.conv2.forward_onto(x, y, cache)
     }
 }
 
@@ -134,7 +143,7 @@ impl AttentionBlock {
                 attended.reshape([channels, 1, height, width])
             })
             .collect();
-        x + self.proj.forward(Tensor::cat(attended, 1), None)
+        self.proj.forward_onto(x, Tensor::cat(attended, 1), None)
     }
 }
 
@@ -174,13 +183,16 @@ impl Upsample {
             return x;
         }
         let [channels, frames, height, width] = x.dims();
-        let history = slot.history();
+        let y = time.forward(x.clone(), slot.history());
         slot.remember(&x);
+        drop(x);
         // The halves of the channels are the even and the odd frames.
-        time.forward(x, history)
-            .reshape([2, channels, frames, height * width])
-            .permute([1, 2, 0, 3])
-            .reshape([channels, 2 * frames, height, width])
+        y.reshape([2, channels, frames, height * width]).permute([1, 2, 0, 3]).reshape([
+            channels,
+            2 * frames,
+            height,
+            width,
+        ])
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `layers`, `cache` | blocks, and what they remember between chunks |
 //! | `decoder`, `encoder` | the two halves, loaded separately |
 //! | `tiles` | decoding large frames in overlapping tiles |
-//! | `shapes`, `memory` | names of all parameters; what decoding needs |
+//! | `shapes`, `memory`, `ops` | names of all parameters; what decoding needs and does |
 //!
 //! Reference: `AutoencoderKLWan` of diffusers 0.42.
 
@@ -23,6 +23,7 @@ mod decoder;
 mod encoder;
 mod layers;
 mod memory;
+mod ops;
 mod shapes;
 mod tiles;
 
@@ -30,6 +31,7 @@ pub use config::WanVaeConfig;
 pub use decoder::{DecodeStream, WanVaeDecoder};
 pub use encoder::{Moments, WanVaeEncoder};
 pub use memory::{decode_peak_bytes, largest_tensor_elements};
+pub use ops::{DecodeOps, decode_ops};
 pub use tiles::Tiling;
 
 use super::ConfigError;
