@@ -1,17 +1,22 @@
 //! A transformer of a published size with random weights: memory and seconds per forward pass.
 //!
-//! `cargo run --release --example real_size -- [1.3b|14b] [WIDTHxHEIGHT] [FRAMES] [PRECISION] [LAYERS]`
+//! `cargo run --release --example real_size -- [1.3b|14b] [WIDTHxHEIGHT] [FRAMES] [PRECISION] [LAYERS] [RESIDENT]`,
+//! or `-- plan` for a table of the memory that runs of both models need
 //!
-//! The defaults are Wan 2.1 1.3B, 480x832, 17 frames, w4a4, all layers.
+//! The defaults are Wan 2.1 1.3B, 832x480, 17 frames, w4a4, all layers, all of them resident; layers
+//! that are not wait in host memory. Without guidance, so there is one prompt.
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor, TensorData};
+use cpu_time::ProcessTime;
 use qvgen::kernels::device::{self, Selection};
 use qvgen::method::{Rounding, Scope};
+use qvgen::models::LinearShape;
 use qvgen::models::wan::{WanConfig, WanTransformer};
 use qvgen::nn::{
     FullLinear, Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights,
 };
+use qvgen::pipeline::memory::{TransformerBytes, activation_bytes};
 use qvgen::pipeline::plan::{forward_ops, peak_host_bytes};
 use qvgen::quant::Calibration;
 use std::time::Instant;
@@ -33,6 +38,16 @@ fn random(name: &str, len: usize) -> Vec<f32> {
             (state as f32 / u32::MAX as f32 - 0.5) * 0.06
         })
         .collect()
+}
+
+impl RandomWeights {
+    /// Bytes of a layer's weight on the device, grids included.
+    fn bytes(&self, layer: &LinearShape) -> u64 {
+        let (rows, columns) = (layer.out_features as u64, layer.in_features as u64);
+        self.rounding.layer(&layer.name).map_or(4 * rows * columns, |spec| {
+            rows * columns / 8 * u64::from(spec.weights.bits.get()) + 12 * rows
+        })
+    }
 }
 
 impl WeightSource for RandomWeights {
@@ -77,8 +92,37 @@ impl WeightSource for RandomWeights {
     }
 }
 
+const GIB: f64 = (1_u64 << 30) as f64;
+
+/// What denoising takes on the device at 832x480, with guidance, as the plan of a run predicts it.
+fn print_plan() -> anyhow::Result<()> {
+    println!("GiB on the device while denoising 832x480 with guidance, all blocks resident");
+    println!("| model | precision | weights | 17 frames | 33 frames | 81 frames |");
+    println!("|---|---|---|---|---|---|");
+    let models = [("1.3B", WanConfig::wan2_1_t2v_1_3b()), ("14B", WanConfig::wan2_1_t2v_14b())];
+    for (name, config) in models {
+        for precision in ["full", "w8a8", "w4a4", "w3a3"] {
+            let rounding = Rounding::new(Scope::recommended(precision.parse()?));
+            let weights = RandomWeights { rounding, max_elements: usize::MAX };
+            let parameters = TransformerBytes::of(&config, &|layer| weights.bytes(layer));
+            let weight_bytes = parameters.on_device(config.num_layers);
+            let total = [17, 33, 81].map(|frames| {
+                let tokens = ((frames - 1) / 4 + 1) * 30 * 52;
+                let activations = activation_bytes(&config, tokens, 2 * 512, 1 << 29);
+                format!("{:.1}", (weight_bytes + activations) as f64 / GIB)
+            });
+            let weights = weight_bytes as f64 / GIB;
+            println!("| {name} | {precision} | {weights:.1} | {} |", total.join(" | "));
+        }
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|argument| argument == "plan") {
+        return print_plan();
+    }
     let argument =
         |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_owned());
     let mut config = match argument(0, "1.3b").as_str() {
@@ -91,17 +135,24 @@ fn main() -> anyhow::Result<()> {
     let frames: usize = argument(2, "17").parse()?;
     let precision = argument(3, "w4a4").parse()?;
     config.num_layers = argument(4, &config.num_layers.to_string()).parse()?;
+    let resident: usize = argument(5, &config.num_layers.to_string()).parse()?;
+    let resident = resident.min(config.num_layers);
 
     let open = device::open(&Selection::Auto, None)?;
     println!("{}", open.describe());
     let mut rounding = Rounding::new(Scope::recommended(precision));
     rounding.calibration = Calibration::MinMax; // random weights need no search
     let weights = RandomWeights { rounding, max_elements: open.max_elements() };
+    let weight_bytes = |layer: &LinearShape| weights.bytes(layer);
+    let parameters = TransformerBytes::of(&config, &weight_bytes);
     let weights = Weights::new(&weights, &open.device);
     let limits = Limits { max_elements: open.max_elements() };
     let start = Instant::now();
-    let transformer = WanTransformer::load(&weights, &config, limits, &mut |_, _| {})?;
+    let transformer =
+        WanTransformer::load_streamed(&weights, &config, limits, resident, &mut |_, _| {})?;
     open.device.sync()?;
+    // What was needed to quantize is not needed any more.
+    open.device.memory_cleanup();
     println!("loaded {} layers in {:.1} s", config.num_layers, start.elapsed().as_secs_f64());
 
     let shape = [config.in_channels, (frames - 1) / 4 + 1, height / 8, width / 8];
@@ -113,7 +164,7 @@ fn main() -> anyhow::Result<()> {
         transformer.text_context(Tensor::<2>::from_data(text, &open.device), &mut Trace::off());
     open.device.sync()?;
     for pass in ["first (compiles shaders)", "second"] {
-        let start = Instant::now();
+        let (start, processor) = (Instant::now(), ProcessTime::now());
         let velocity = transformer.forward(latent.clone(), 500.0, &context);
         let values: Vec<f32> =
             velocity.into_data().try_to_vec().ok().context("the device returned no floats")?;
@@ -121,11 +172,20 @@ fn main() -> anyhow::Result<()> {
         anyhow::ensure!(values.iter().all(|v| v.is_finite()), "values that are not finite");
         println!(
             "{pass} forward pass: {frames} frames of {width}x{height}, {tokens} tokens, {precision}: \
-             {seconds:.2} s, {:.3} tera-operations per second",
+             {seconds:.2} s ({:.2} s of processor time), {:.3} tera-operations per second",
+            processor.elapsed().as_secs_f64(),
             forward_ops(&config, tokens, 512) / seconds / 1e12
         );
     }
-    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+    let gib = |bytes: u64| bytes as f64 / GIB;
+    let weight_bytes = parameters.on_device(resident);
+    let activations = activation_bytes(&config, tokens, 512, open.max_elements());
+    println!(
+        "device memory predicted: {:.2} GiB ({:.2} weights, {:.2} activations)",
+        gib(weight_bytes + activations),
+        gib(weight_bytes),
+        gib(activations)
+    );
     if let Some(usage) = open.device.memory_pool_usage() {
         println!("device memory reserved: {:.2} GiB", gib(usage.bytes_reserved));
     }

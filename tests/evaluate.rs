@@ -179,7 +179,7 @@ fn the_json_document_keeps_its_schema() {
          .settings.sampling.frames .settings.sampling.width .settings.sampling.height \
          .settings.sampling.steps .settings.sampling.guidance_scale \
          .settings.sampling.late_guidance_drop .settings.sampling.flow_shift \
-         .settings.sampling.scheduler .settings.sampling.fps",
+         .settings.sampling.scheduler .settings.sampling.fps .settings.sampling.attention",
     )
     .collect();
     for split in ["all", "seen", "held_out"] {

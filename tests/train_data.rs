@@ -446,6 +446,7 @@ fn prompt_settings() -> PromptSettings {
         scheduler: None,
         seed: 11,
         fps: 16.0,
+        attention: qvgen::nn::AttentionPrecision::Exact,
         tiling: TilingChoice::Auto,
     };
     PromptSettings { sampling, samples: 2 }

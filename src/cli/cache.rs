@@ -4,6 +4,7 @@ use super::arguments::{DeviceArgs, parse_size};
 use super::model_arguments::Located;
 use super::output;
 use super::progress::StageBar;
+use crate::nn::AttentionPrecision;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
@@ -194,6 +195,7 @@ impl Args {
             scheduler: args.scheduler,
             seed: args.seed,
             fps: defaults.fps,
+            attention: AttentionPrecision::default(),
             tiling: TilingChoice::Auto,
         };
         Ok(PromptSettings { sampling, samples: args.samples })

@@ -15,7 +15,7 @@ use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
 use crate::pipeline::model::{ComponentWeights, WanModel};
 use crate::pipeline::plan::Plan;
-use crate::pipeline::sample::Sampler;
+use crate::pipeline::sample::{Sampler, check_attention};
 use crate::pipeline::video;
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -94,6 +94,8 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     let plan = Plan::new(&model, &settings.sampling, &weights, &device, None);
     plan.check(None)?;
 
+    let attention = settings.sampling.attention;
+    check_attention(attention, &device)?;
     let mut bar = StageBar::new(quiet || args.json);
     let mut progress = |stage, done, total| {
         let (name, unit) = stage_words(stage);
@@ -103,7 +105,8 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         Evaluator::new(&model, &device, cancel.clone(), settings, cases, &mut progress)?;
     let load = |model: &WanModel, weights: &ComponentWeights| -> anyhow::Result<WanTransformer> {
         let sampler = Sampler { model, device: &device, cancel: cancel.clone() };
-        Ok(sampler.load_transformer(weights, &mut |_, _, _| {})?)
+        let transformer = sampler.load_transformer(weights, &mut |_, _, _| {})?;
+        Ok(transformer.with_attention(attention))
     };
     if let Some(Reference { name, model }) = &reference {
         let weights = model.weights(ComponentKind::Transformer, None, device.max_elements())?;

@@ -2,6 +2,7 @@
 
 use super::arguments::{RoundingArgs, parse_size};
 use crate::method::Rounding;
+use crate::nn::AttentionPrecision;
 use crate::pipeline::checkpoint::ComponentKind;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
@@ -11,6 +12,7 @@ use crate::pipeline::scheduler::SchedulerKind;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
 use crate::quant::Precision;
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 
 /// A model folder: the user's, or that of an embedded model, which lives as long as this.
@@ -145,6 +147,20 @@ pub(super) struct SamplingArgs {
     /// unipc or euler [default: the model's]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<SchedulerKind>,
+    /// How precisely attention is computed
+    #[arg(long, value_enum, value_name = "PRECISION", default_value = "exact")]
+    attention: AttentionArg,
+}
+
+/// Precisions of attention.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AttentionArg {
+    /// 32-bit floats
+    Exact,
+    /// 16-bit floats with 32-bit sums: on matrix units where there are any
+    F16,
+    /// 8-bit queries and keys: about 1 % of error, faster where integers are
+    Int8,
 }
 
 impl SamplingArgs {
@@ -170,6 +186,11 @@ impl SamplingArgs {
             scheduler: self.scheduler,
             seed,
             fps: defaults.fps,
+            attention: match self.attention {
+                AttentionArg::Exact => AttentionPrecision::Exact,
+                AttentionArg::F16 => AttentionPrecision::F16,
+                AttentionArg::Int8 => AttentionPrecision::Int8,
+            },
             tiling: TilingChoice::Auto,
         }
     }

@@ -44,10 +44,10 @@ pub(super) struct Args {
     precision: PrecisionArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Refuse to start above this much memory, such as 8GiB [default: what the system has, where
-    /// it tells]
+    /// Most device memory to plan with, such as 8GiB: what does not fit of the transformer waits in
+    /// host memory and is sent block by block [default: no limit, since graphics cards do not tell]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Device")]
-    memory_limit: Option<u64>,
+    max_memory: Option<u64>,
     /// Pixels of a VAE tile: auto (only if needed), off, or a size such as 256
     #[arg(long, value_name = "PIXELS", default_value = "auto", help_heading = "Device")]
     vae_tile: String,
@@ -78,13 +78,13 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     let device = args.device.open()?;
     let rounding = rounding.as_ref().map(|(rounding, arithmetic)| (rounding, *arithmetic));
     let weights = model.weights(ComponentKind::Transformer, rounding, device.max_elements())?;
-    let plan = Plan::new(&model, &settings, &weights, &device, args.memory_limit);
+    let plan = Plan::new(&model, &settings, &weights, &device, args.max_memory);
     if args.dry_run && !args.json {
         print_plan(&plan, &settings, located.is_embedded(), &output::line);
     } else if !quiet && !args.json {
         print_plan(&plan, &settings, located.is_embedded(), &output::note);
     }
-    plan.check(args.memory_limit)?;
+    plan.check(args.max_memory)?;
     if !args.dry_run {
         video::check_target(&args.out, settings.width, settings.height, settings.fps)?;
     }
@@ -197,6 +197,15 @@ fn print_plan(plan: &Plan, settings: &SampleSettings, is_embedded: bool, print: 
         bytes(plan.text_bytes),
         bytes(plan.vae_bytes)
     ));
+    if plan.resident_blocks < plan.blocks {
+        print(&format!(
+            "         {} of {} transformer blocks stay on the device, {} of the others wait in host \
+             memory",
+            plan.resident_blocks,
+            plan.blocks,
+            bytes(plan.streamed_bytes)
+        ));
+    }
 }
 
 fn print_report(report: &Report, settings: &SampleSettings, out: &Path) {

@@ -57,7 +57,7 @@ pub(super) struct Args {
     device: DeviceArgs,
     /// Refuse to start above this much device memory, such as 24GiB, and say what would fit
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, help_heading = "Device")]
-    memory_limit: Option<u64>,
+    max_memory: Option<u64>,
     /// Print parameters, memory, steps and phases, and stop
     #[arg(long)]
     dry_run: bool,
@@ -74,12 +74,12 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     let plan = TrainPlan::new(&config, &opened.model, device.describe())?;
     let print: &dyn Fn(&str) = if args.dry_run { &output::line } else { &output::note };
     if !args.json && (args.dry_run || !quiet) {
-        print_plan(&plan, args.memory_limit, print);
+        print_plan(&plan, args.max_memory, print);
     }
     if args.dry_run && args.json {
         output::json(&json!({ "plan": plan }))?;
     }
-    plan.check(args.memory_limit)?;
+    plan.check(args.max_memory)?;
     if args.dry_run {
         return Ok(());
     }

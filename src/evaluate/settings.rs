@@ -1,6 +1,7 @@
 //! What an evaluation is asked to do.
 
 use super::EvaluateError;
+use crate::nn::AttentionPrecision;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::model::WanModel;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
@@ -40,6 +41,7 @@ impl EvaluationSettings {
             scheduler: None,
             seed: 0,
             fps: defaults.fps,
+            attention: AttentionPrecision::default(),
             tiling: TilingChoice::Auto,
         };
         Self { seeds: (0..seeds).collect(), noise_levels: NOISE_LEVELS.to_vec(), sampling }

@@ -3,6 +3,7 @@
 use super::PipelineError;
 use super::sample::read;
 use crate::models::wan::{TextContext, WanTransformer};
+use crate::nn::Trace;
 use burn::tensor::Tensor;
 
 /// Classifier-free guidance: the prompt's context and, behind it, the negative prompt's.
@@ -30,7 +31,9 @@ impl Guidance<'_> {
         timestep: f32,
         is_guided: bool,
     ) -> Result<Vec<f32>, PipelineError> {
-        let predict = |context| read(transformer.forward(latent.clone(), timestep, context));
+        let off = &mut Trace::off();
+        let timestep = transformer.timestep_context(timestep, off);
+        let mut predict = |text| read(transformer.forward_at(latent.clone(), &timestep, text, off));
         let conditional = predict(&self.contexts[0])?;
         let Some(negative) = self.contexts.get(1).filter(|_| is_guided) else {
             return Ok(conditional);

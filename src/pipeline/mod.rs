@@ -21,6 +21,7 @@ mod error;
 mod ftfy;
 pub mod guidance;
 pub mod inspect;
+pub mod memory;
 pub mod model;
 pub mod noise;
 pub mod packed;

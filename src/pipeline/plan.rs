@@ -1,6 +1,7 @@
 //! What a run will take, estimated from configurations before anything is loaded.
 
 use super::PipelineError;
+use super::memory::{TransformerBytes, activation_bytes, parameter_bytes};
 use super::model::{ComponentWeights, WanModel};
 use super::settings::{SampleSettings, TilingChoice};
 use crate::kernels::device::{Adapter, OpenDevice};
@@ -25,8 +26,14 @@ pub struct Plan {
     pub forwards: usize,
     /// Floating-point or integer operations of all of them.
     pub denoise_ops: f64,
-    /// The transformer's parameters on the device.
+    /// The transformer's parameters that are on the device at once.
     pub weight_bytes: u64,
+    /// Blocks of the transformer.
+    pub blocks: usize,
+    /// Blocks that stay on the device; the others visit it in every pass.
+    pub resident_blocks: usize,
+    /// Parameters of the other blocks, in host memory.
+    pub streamed_bytes: u64,
     /// The transformer's largest set of live activations, the text's keys and values included.
     pub activation_bytes: u64,
     /// The text encoder: one block and the prompts.
@@ -69,8 +76,14 @@ impl Plan {
         let tiling = tiling(model, settings, [height, width], device, limit_bytes);
         let tile = tiling.map_or([height, width], |tiling| tiling.latent_size());
         let [tile_height, tile_width] = [tile[0].min(height), tile[1].min(width)];
-        let weight_bytes = transformer_bytes(config, weights);
-        let activation_bytes = activation_bytes(model, tokens, branches, device);
+        let parameters = TransformerBytes::of(config, &|layer| weights.weight_bytes(layer));
+        let activation_bytes =
+            activation_bytes(config, tokens, branches * model.text_tokens, device.max_elements());
+        // Without an adapter there is no second memory to stream from.
+        let room = limit_bytes.filter(|_| device.adapter.is_some());
+        let room = room.map(|limit| limit.saturating_sub(activation_bytes));
+        let resident_blocks = parameters.resident_blocks(room);
+        let weight_bytes = parameters.on_device(resident_blocks);
         let text_bytes = text_bytes(model);
         // One byte and one or, in tiles, two floats per value.
         let host_bytes = [settings.frames, settings.height, settings.width, 3]
@@ -87,6 +100,9 @@ impl Plan {
             forwards,
             denoise_ops: forward_ops(config, tokens, model.text_tokens) * forwards as f64,
             weight_bytes,
+            blocks: parameters.blocks,
+            resident_blocks,
+            streamed_bytes: parameters.in_host_memory(resident_blocks),
             activation_bytes,
             text_bytes,
             vae_bytes,
@@ -117,10 +133,10 @@ impl Plan {
             )));
         }
         let on_host = if self.shares_host_memory { self.peak_bytes } else { 0 };
-        let needed_on_host = self.host_bytes.saturating_add(on_host);
+        let needed_on_host = self.host_bytes.saturating_add(self.streamed_bytes + on_host);
         let (needed, available, source) = match (limit_bytes, self.available_host_bytes) {
             (Some(limit), _) if self.peak_bytes > limit => {
-                (self.peak_bytes, limit, "--memory-limit allows")
+                (self.peak_bytes, limit, "--max-memory allows")
             }
             (_, Some(free)) if needed_on_host > free => (needed_on_host, free, "is free"),
             _ => return Ok(()),
@@ -171,33 +187,6 @@ pub fn tiling(
             Tiling::within(&model.vae, latent_size, elements, bytes)
         }
     }
-}
-
-fn parameter_bytes(shapes: &[(String, Vec<usize>)]) -> u64 {
-    let bytes = |shape: &[usize]| shape.iter().fold(4, |n: u64, &d| n.saturating_mul(d as u64));
-    shapes.iter().fold(0, |sum: u64, (_, shape)| sum.saturating_add(bytes(shape)))
-}
-
-fn transformer_bytes(config: &WanConfig, weights: &ComponentWeights) -> u64 {
-    let linears = config.linears();
-    let dense = linears.iter().fold(0, |sum: u64, layer| {
-        sum.saturating_add(4 * (layer.out_features as u64) * layer.in_features as u64)
-    });
-    let stored = linears.iter().map(|layer| weights.weight_bytes(layer));
-    let others = parameter_bytes(&config.parameter_shapes()).saturating_sub(dense);
-    stored.fold(others, u64::saturating_add)
-}
-
-/// Hidden state, its normed copy, q, k, v, the attention's result and the FFN's chunk; Burn's
-/// element-wise operations hold about two more of the hidden size.
-fn activation_bytes(model: &WanModel, tokens: usize, branches: usize, device: &OpenDevice) -> u64 {
-    let config = &model.transformer;
-    let dim = config.dim() as u64;
-    let hidden = (tokens as u64).saturating_mul(dim);
-    let chunk =
-        (tokens as u64).saturating_mul(config.ffn_dim as u64).min(device.max_elements() as u64);
-    let text = (branches * 2 * config.num_layers * model.text_tokens) as u64 * dim;
-    hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
 }
 
 fn text_bytes(model: &WanModel) -> u64 {

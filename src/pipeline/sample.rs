@@ -16,7 +16,7 @@ use crate::kernels::device::OpenDevice;
 use crate::models::umt5::{self, EncodeError, TokenIds};
 use crate::models::wan::{TextContext, WanTransformer};
 use crate::models::wan_vae::{Tiling, WanVaeDecoder, WanVaeEncoder};
-use crate::nn::{Limits, Trace, Weights};
+use crate::nn::{AttentionPrecision, Limits, Trace, Weights};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -87,13 +87,16 @@ impl Sampler<'_> {
         transformer: &ComponentWeights,
         progress: &mut Progress<'_>,
     ) -> Result<Sampled, PipelineError> {
+        check_attention(settings.attention, self.device)?;
         let mut clock = Clock::new(self.device);
         let prompts = [settings.prompt.as_str(), settings.negative_prompt.as_str()];
         let prompts = &prompts[..if settings.uses_guidance() { 2 } else { 1 }];
         let embeds = self.encode(prompts, progress)?;
         clock.lap(Stage::Text);
 
-        let transformer = self.load_transformer(transformer, progress)?;
+        let transformer =
+            self.load_streamed_transformer(transformer, plan.resident_blocks, progress)?;
+        let transformer = transformer.with_attention(settings.attention);
         clock.lap(Stage::Load);
 
         let latent = self.latent(settings, &transformer, embeds, progress)?;
@@ -197,10 +200,25 @@ impl Sampler<'_> {
         weights: &ComponentWeights,
         progress: &mut Progress<'_>,
     ) -> Result<WanTransformer, PipelineError> {
+        self.load_streamed_transformer(weights, usize::MAX, progress)
+    }
+
+    /// The transformer with only `resident_blocks` blocks on the device, the others in host memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::load_transformer`].
+    pub fn load_streamed_transformer(
+        &self,
+        weights: &ComponentWeights,
+        resident_blocks: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<WanTransformer, PipelineError> {
         let weights = Weights::new(weights.source(), &self.device.device);
         let mut loaded = |done, total| progress(Stage::Load, done, total);
-        let config = &self.model.transformer;
-        let transformer = WanTransformer::load(&weights, config, self.limits(), &mut loaded)?;
+        let (config, limits) = (&self.model.transformer, self.limits());
+        let transformer =
+            WanTransformer::load_streamed(&weights, config, limits, resident_blocks, &mut loaded)?;
         self.cancel.check()?;
         Ok(transformer)
     }
@@ -294,6 +312,24 @@ impl Sampler<'_> {
     fn limits(&self) -> Limits {
         Limits { max_elements: self.device.max_elements() }
     }
+}
+
+/// Refuses a precision of attention that `device` does not have.
+///
+/// # Errors
+///
+/// Names the flag and the adapter.
+pub fn check_attention(
+    precision: AttentionPrecision,
+    device: &OpenDevice,
+) -> Result<(), PipelineError> {
+    if device.device.supports_dtype(precision.dtype()) {
+        return Ok(());
+    }
+    Err(PipelineError::Setting(format!(
+        "--attention f16: {} has no 16-bit floats; use exact or int8",
+        device.describe()
+    )))
 }
 
 /// The values of a tensor on the host.

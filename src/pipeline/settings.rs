@@ -6,6 +6,7 @@ use super::model::WanModel;
 use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
 use crate::models::wan::TextContext;
 use crate::models::wan_vae::Tiling;
+use crate::nn::AttentionPrecision;
 use serde::Serialize;
 
 /// Settings of a run, as they are embedded in the video.
@@ -37,6 +38,8 @@ pub struct SampleSettings {
     pub seed: u64,
     /// Frames per second of the video.
     pub fps: f64,
+    /// How precisely attention is computed.
+    pub attention: AttentionPrecision,
     /// How the VAE splits frames.
     #[serde(skip)]
     pub tiling: TilingChoice,
@@ -45,7 +48,7 @@ pub struct SampleSettings {
 /// How the VAE splits frames into tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TilingChoice {
-    /// Only if a tensor would exceed what the device can bind, or decoding `--memory-limit`.
+    /// Only if a tensor would exceed what the device can bind, or decoding `--max-memory`.
     #[default]
     Auto,
     /// Never.

@@ -183,7 +183,7 @@ impl TrainPlan {
             "no setting makes it fit, see --dry-run"
         };
         Err(TrainError::Setting(format!(
-            "the training needs about {:.1} GiB but --memory-limit allows {:.1} GiB; {advice}",
+            "the training needs about {:.1} GiB but --max-memory allows {:.1} GiB; {advice}",
             gib(needed),
             gib(limit)
         )))

@@ -102,7 +102,7 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
         assert!(plan.contains(words), "{words:?} is not in {plan}");
     }
     assert!(!place.out().exists());
-    place.is_refused(&["--memory-limit", "100000"], &["--memory-limit allows", "GiB"]);
+    place.is_refused(&["--max-memory", "100000"], &["--max-memory allows", "GiB"]);
     assert!(!place.out().exists());
 }
 

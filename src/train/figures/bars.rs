@@ -45,9 +45,18 @@ impl BarFigure {
     ///
     /// If it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), TrainError> {
+        write(path, &self.svg().map_err(failed(path))?)
+    }
+
+    /// The figure as the text of an SVG.
+    ///
+    /// # Errors
+    ///
+    /// In the words of what draws it.
+    pub fn svg(&self) -> Result<String, String> {
         let mut svg = String::new();
-        self.draw(&mut svg).map_err(failed(path))?;
-        write(path, &svg)
+        self.draw(&mut svg)?;
+        Ok(svg)
     }
 
     /// The largest value with its spread, and the smallest, around 0.

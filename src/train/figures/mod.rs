@@ -29,11 +29,11 @@ const PALETTE: [RGBColor; 7] = [
     RGBColor(60, 60, 60),
 ];
 
-const INK: RGBColor = RGBColor(40, 40, 40);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+pub(crate) const INK: RGBColor = RGBColor(40, 40, 40);
+pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// The color of the `index`-th thing.
-fn color(index: usize) -> RGBColor {
+pub(crate) fn color(index: usize) -> RGBColor {
     PALETTE[index % PALETTE.len()]
 }
 
@@ -41,7 +41,7 @@ fn font(size: u32) -> FontDesc<'static> {
     ("Helvetica, Arial, sans-serif", size).into_font()
 }
 
-fn text(size: u32) -> TextStyle<'static> {
+pub(crate) fn text(size: u32) -> TextStyle<'static> {
     font(size).color(&INK)
 }
 
@@ -61,10 +61,10 @@ fn write(path: &Path, svg: &str) -> Result<(), TrainError> {
 }
 
 /// Background of every figure.
-const PAPER: RGBColor = WHITE;
+pub(crate) const PAPER: RGBColor = WHITE;
 
 /// A number on an axis: short, without needless zeros.
-fn tick(value: f64) -> String {
+pub(crate) fn tick(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         "0".to_owned()

@@ -3,7 +3,7 @@
 use super::{Event, TrainJob};
 use crate::models::wan::WanTransformer;
 use crate::models::wan_vae::Tiling;
-use crate::nn::{WeightSource, Weights};
+use crate::nn::{AttentionPrecision, WeightSource, Weights};
 use crate::pipeline::PipelineError;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::model::ComponentWeights;
@@ -213,6 +213,7 @@ fn sample_settings(job: &TrainJob<'_>) -> Result<Vec<SampleSettings>, TrainError
         scheduler: None,
         seed: job.config.training.seed,
         fps: defaults.fps,
+        attention: AttentionPrecision::default(),
         tiling: TilingChoice::Auto,
     };
     Ok(prompts.into_iter().map(settings).collect())
