@@ -3,24 +3,29 @@
 //!
 //! `cargo run --release --example run_one_kernel`
 
-use qvgen::bench::{MatmulCase, Repeats, WallClock, measure_matmul};
+use anyhow::Context;
+use qvgen::bench::{Repeats, Selection as Work, Suite, entries, run_device};
 use qvgen::kernels::device::{self, Selection};
 use qvgen::quant::Bits;
 
 fn main() -> anyhow::Result<()> {
     let open = device::open(&Selection::Auto, None)?;
     println!("{}", open.describe());
-    println!("precision  median ms  spread ms  GOP/s  difference from the twin");
-    for bits in [Bits::B3, Bits::B4, Bits::B8] {
-        let case = MatmulCase { bits, tokens: 256, out_features: 1536, in_features: 1536 };
-        let mut clock = WallClock::default();
-        let measured = measure_matmul(case, &open.device, &mut clock, Repeats::default())?;
+    let mut work = Work::for_device(&open, true);
+    work.suites = vec![Suite::Matmul];
+    work.bits = vec![Bits::B3, Bits::B4, Bits::B8];
+    let report =
+        run_device(&open, &entries(&work, &open), Repeats::default(), &|| false, &mut |_| ());
+    println!("median ms  spread ms  difference from the twin  what");
+    for entry in &report.entries {
+        let timed =
+            entry.timed().with_context(|| format!("{} was not verified", entry.identity))?;
         println!(
-            "W{bits}A{bits:<7} {:>9.2} {:>10.2} {:>6.1}  {:.1e}",
-            measured.seconds.median * 1e3,
-            measured.seconds.spread * 1e3,
-            measured.operations_per_second / 1e9,
-            measured.error
+            "{:>9.2}  {:>9.2}  {:>24.1e}  {}",
+            timed.seconds.median * 1e3,
+            timed.seconds.spread * 1e3,
+            timed.error,
+            entry.identity
         );
     }
     Ok(())

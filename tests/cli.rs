@@ -53,9 +53,10 @@ fn assert_refused(output: &Output, words: &[&str]) {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in
-        ["sample", "quantize", "pretrain", "train", "cache", "eval", "inspect", "devices", "setup"]
-    {
+    for command in [
+        "sample", "quantize", "pretrain", "train", "cache", "eval", "bench", "inspect", "devices",
+        "setup",
+    ] {
         let output = run(&[command, "--help"]);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Usage: qvgen"), "{command}");
@@ -176,7 +177,7 @@ fn impossible_settings_are_refused_with_the_way_out() {
         (&["--guidance", "NaN"], &["--guidance"]),
         (&["--flow-shift", "-1"], &["flow_shift"]),
         (&["--fps", "0"], &["frames per second"]),
-        (&["--memory-limit", "1000"], &["GiB", "--memory-limit"]),
+        (&["--max-memory", "1000"], &["GiB", "--max-memory"]),
         (&["--size", "18446744073709551615x16"], &["--size", "limit"]),
         (&["--frames", "18446744073709551615"], &["--frames", "limit"]),
         (&["--size", "8192x8192", "--frames", "4093"], &["--frames", "--size"]),
@@ -200,7 +201,7 @@ fn unusable_outputs_are_refused_before_the_work() {
     let name = |name: &str| place.path().join(name);
     assert_refused(&small(&name("clip.webm"), &[]), &["clip.webm", ".mp4"]);
     assert_refused(&small(&name("clip.gif"), &["--fps", "60"]), &["50", "GIF"]);
-    let size = &["--size", "8192x8192", "--memory-limit", "9TiB"];
+    let size = &["--size", "8192x8192", "--max-memory", "9TiB"];
     assert_refused(&small(&name("clip.mp4"), size), &["clip.mp4"]);
     assert_refused(&small(&name("no/such/folder/clip.mp4"), &[]), &["no/such/folder"]);
     assert_eq!(std::fs::read_dir(place.path()).expect("the folder").count(), 0);

@@ -1,9 +1,9 @@
 //! Median and spread of repeated timings.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A set of timings, seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Middle value.
     pub median: f64,
@@ -29,6 +29,12 @@ impl Summary {
             best: seconds.iter().copied().fold(f64::INFINITY, f64::min),
             count: seconds.len(),
         })
+    }
+
+    /// Standard error of the median, seconds, if the timings were normally distributed.
+    pub fn uncertainty(&self) -> f64 {
+        // 1.4826 makes a standard deviation of the deviation, 1.2533 is the median's loss.
+        1.4826 * 1.2533 * self.spread / (self.count as f64).sqrt()
     }
 
     /// How many times faster this is than `other`, and the uncertainty of that by propagation of

@@ -4,6 +4,7 @@
 //! library's types and prints what comes back. Results go to stdout, everything else to stderr.
 
 mod arguments;
+mod bench;
 mod cache;
 mod devices;
 mod eval;
@@ -52,6 +53,8 @@ enum Command {
     Train(Box<train::Args>),
     /// Encode clips and captions, or prompts, for training
     Cache(Box<cache::Args>),
+    /// Time kernels and models, verified, as fractions of what the device reaches at most
+    Bench(Box<bench::Args>),
     /// Say what a model folder, a weight file or a video of ours holds
     Inspect(inspect::Args),
     /// List the adapters of this machine
@@ -86,6 +89,7 @@ fn run(cli: Cli, cancel: &Cancel) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(*args, quiet, cancel),
         Command::Train(args) => train::run(*args, quiet, cancel),
         Command::Cache(args) => cache::run(*args, quiet, cancel),
+        Command::Bench(args) => bench::run(&args, quiet, cancel),
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Setup(args) => setup::run(&args),

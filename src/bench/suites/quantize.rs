@@ -1,0 +1,114 @@
+//! Activations to packed codes.
+
+use super::{Selection, not_run};
+use crate::bench::random::{self, indices, sampled};
+use crate::bench::{Entry, Failure, Identity, Job, Suite, Verified, Work};
+use crate::kernels::{PackedTensor, quantize_tokens};
+use crate::quant::{self, Bits, PackedRows, Scheme, TokenRange, TokenSpec};
+use crate::quant::{unpack_rows, words_per_row};
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Rows that are recomputed.
+const SAMPLES: usize = 24;
+/// Codes that may differ by one, where a value lies at a tie to within rounding.
+const TIES: f64 = 0.002;
+
+pub(super) fn entries(selection: &Selection) -> Vec<Entry> {
+    let mut widths: Vec<usize> = selection.shapes().into_iter().map(|(_, k)| k).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    let mut entries = Vec::new();
+    for &tokens in &selection.tokens {
+        for &k in &widths {
+            let bits = selection.bits.iter().filter(|&&bits| bits != Bits::B2);
+            entries.extend(bits.map(|&bits| entry(tokens, k, bits)));
+        }
+    }
+    entries
+}
+
+fn entry(tokens: usize, k: usize, bits: Bits) -> Entry {
+    let parameters = [("tokens", tokens), ("in_features", k)];
+    let case = format!("{tokens} x {k}");
+    let identity =
+        Identity::new(Suite::Quantize, case, "quantize_tokens", format!("a{bits}"), &parameters);
+    let bytes = tokens as f64 * (4 * k + 4 * words_per_row(bits, k) + 12) as f64;
+    let work = Work { bytes, ..Work::default() };
+    Entry::new(identity, work, tokens * k, move |device| Quantize::boxed(tokens, k, bits, device))
+}
+
+struct Quantize {
+    x: Tensor<2>,
+    spec: TokenSpec,
+    rows: Vec<usize>,
+    expected: PackedRows,
+    y: Option<PackedTensor>,
+}
+
+impl Quantize {
+    fn boxed(m: usize, k: usize, bits: Bits, device: &Device) -> Result<Box<dyn Job>, Failure> {
+        let spec = TokenSpec { bits, scheme: Scheme::Asymmetric, range: TokenRange::FULL };
+        let rows = sampled(m, SAMPLES, 1);
+        let values = random::values(m * k, 3, 1.0);
+        let some: Vec<f32> =
+            rows.iter().flat_map(|row| &values[row * k..(row + 1) * k]).copied().collect();
+        let expected = quant::quantize_tokens(&some, k, spec);
+        let x = Tensor::from_data(TensorData::new(values, [m, k]), device);
+        Ok(Box::new(Self { x, spec, rows, expected, y: None }))
+    }
+}
+
+/// The share of codes that differ, if none does by more than one and grids agree; else infinity.
+fn difference(actual: &PackedRows, expected: &PackedRows) -> f64 {
+    let codes = |rows: &PackedRows| unpack_rows(rows.bits, &rows.codes, rows.in_features);
+    let (actual_codes, expected_codes) = (codes(actual), codes(expected));
+    let is_grid = actual.grids.len() == expected.grids.len()
+        && actual.grids.iter().zip(&expected.grids).all(|(a, e)| {
+            (a.scale - e.scale).abs() <= 1e-5 * e.scale && a.zero_point == e.zero_point
+        });
+    let is_near = actual_codes.iter().zip(&expected_codes).all(|(a, e)| a.abs_diff(*e) <= 1);
+    if !is_grid || !is_near || !actual.code_sums_are_right() {
+        return f64::INFINITY;
+    }
+    let different = actual_codes.iter().zip(&expected_codes).filter(|(a, e)| a != e).count();
+    different as f64 / expected_codes.len().max(1) as f64
+}
+
+impl Job for Quantize {
+    fn run(&mut self) {
+        self.y = None;
+        self.y = Some(quantize_tokens(self.x.clone(), self.spec));
+    }
+
+    fn verify(&mut self) -> Result<Verified, Failure> {
+        let y = self.y.clone().ok_or_else(not_run)?;
+        let rows = indices(&self.rows, &self.x.device());
+        let codes = y.codes.clone().select(0, rows.clone());
+        let grid = y.grid.clone().select(0, rows);
+        let some = PackedTensor { codes, grid, ..y }.to_rows();
+        Verified::within(difference(&some, &self.expected), TIES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::quantize_tokens;
+
+    #[test]
+    fn wrong_codes_grids_and_sums_are_noticed() {
+        let spec =
+            TokenSpec { bits: Bits::B4, scheme: Scheme::Asymmetric, range: TokenRange::FULL };
+        let right = quantize_tokens(&random::values(128, 1, 1.0), 64, spec);
+        assert_eq!(difference(&right, &right), 0.0);
+        let mut wrong = right.clone();
+        wrong.codes[3] ^= 0xF0;
+        assert_eq!(difference(&wrong, &right), f64::INFINITY);
+        let mut wrong = right.clone();
+        wrong.grids[1].scale = f32::NAN;
+        assert_eq!(difference(&wrong, &right), f64::INFINITY);
+        let mut wrong = right.clone();
+        wrong.code_sums[0] += 1;
+        assert_eq!(difference(&wrong, &right), f64::INFINITY);
+    }
+}

@@ -1,0 +1,230 @@
+//! Forward and backward pass of a block in training: full precision, fake-quantized, and with Φ.
+//!
+//! As in training, the forward pass runs twice: once without a graph, and once more for the
+//! gradients. It is verified with a few tokens against the CPU, by the gradients of the input and
+//! of the first projection.
+
+use super::{ModelName, Selection, distance, not_run, read};
+use crate::bench::random::{matrix, values};
+use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
+use crate::kernels::device::OpenDevice;
+use crate::method::Scope;
+use crate::method::qvgen::{Auxiliary, Method, Recipe};
+use crate::models::wan::{WanBlock, WanConfig, rotations};
+use crate::nn::{Limits, Trace, Weights};
+use crate::quant::{Bits, Precision};
+use crate::train::{Group, Parameter, ParameterSource, Parameters, QuantizedLayers};
+use burn::tensor::{Device, Tensor};
+
+/// Patch rows and columns that are compared with the CPU.
+const FEW: [usize; 3] = [1, 2, 8];
+/// Largest distance of a gradient from the CPU's: codes at ties differ.
+const TOLERANCE: f64 = 0.03;
+
+pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
+    let model = selection.step_model;
+    let grid = if model == ModelName::Pocket { [3, 8, 8] } else { [1, 30, 52] };
+    let plain = Recipe { auxiliary: Auxiliary::None, ..Method::QDm.recipe(32, 0.5) };
+    let cases = [
+        ("forward+backward", "full", None),
+        ("q-dm", "w4a4", Some(plain)),
+        ("qvgen, rank 32", "w4a4", Some(Method::Qvgen.recipe(32, 0.5))),
+    ];
+    let limits = Limits { max_elements: open.max_elements() };
+    cases
+        .into_iter()
+        .map(|(kernel, precision, recipe)| entry(model, grid, limits, kernel, precision, recipe))
+        .collect()
+}
+
+fn entry(
+    model: ModelName,
+    grid: [usize; 3],
+    limits: Limits,
+    kernel: &str,
+    precision: &str,
+    recipe: Option<Recipe>,
+) -> Entry {
+    let config = WanConfig { num_layers: 1, ..model.config() };
+    let (tokens, text) = (grid.iter().product::<usize>(), model.text_tokens());
+    let parameters = [("tokens", tokens), ("text_tokens", text), ("dim", config.dim())];
+    let case = format!("{} block, {tokens} tokens", model.name());
+    let identity = Identity::new(Suite::TrainStep, case, kernel, precision, &parameters);
+    // Two forward passes, and a backward pass of two products for each.
+    let forward = super::block::block_work(&config, Precision::FULL, tokens, text);
+    let work = Work { f32_ops: 4.0 * forward.f32_ops, bytes: 4.0 * forward.bytes, ..forward };
+    let largest = tokens * config.ffn_dim;
+    let is_full = recipe.is_none();
+    let entry = Entry::new(identity, work, largest, move |device| {
+        Ok(Box::new(Pass::new(&config, recipe.as_ref(), grid, text, limits, device)?))
+    });
+    if is_full { entry.as_baseline(Baseline::F32) } else { entry }
+}
+
+/// A block in training on one device.
+struct Training {
+    config: WanConfig,
+    parameters: Parameters,
+    layers: Option<QuantizedLayers>,
+    limits: Limits,
+    device: Device,
+}
+
+/// Hidden state, text and timestep of a pass.
+struct Inputs {
+    grid: [usize; 3],
+    hidden: Tensor<2>,
+    text: Tensor<2>,
+    timestep: Tensor<2>,
+}
+
+/// Gradients of the hidden state and of the first projection.
+type Gradients = [Tensor<2>; 2];
+
+impl Training {
+    fn new(
+        config: &WanConfig,
+        recipe: Option<&Recipe>,
+        limits: Limits,
+        device: &Device,
+    ) -> Result<Self, Failure> {
+        let mut parameters = Parameters::default();
+        for (seed, (name, shape)) in (0..).zip(config.parameter_shapes()) {
+            if name.starts_with("blocks.0.") {
+                let inputs = shape[1..].iter().product::<usize>().max(1) as f32;
+                let values = values(shape.iter().product(), seed, 1.0 / inputs.sqrt());
+                parameters.insert_values(name, values, &shape, Group::Weights, device);
+            }
+        }
+        let linears: Vec<_> =
+            config.linears().into_iter().filter(|l| l.name.starts_with("blocks.0.")).collect();
+        let bits = Some(Bits::B4);
+        let scope = Scope::recommended(Precision { weights: bits, activations: bits });
+        let prepare = |recipe: &Recipe| {
+            QuantizedLayers::prepare(&mut parameters, &linears, &scope, recipe, 1000, 0)
+                .map_err(|err| Failure::Device(err.to_string()))
+        };
+        let layers = recipe.map(prepare).transpose()?;
+        Ok(Self { config: config.clone(), parameters, layers, limits, device: device.clone() })
+    }
+
+    /// The same training on another device, before its first pass.
+    fn on(&self, device: &Device) -> Self {
+        let mut parameters = Parameters::default();
+        for (name, parameter) in self.parameters.iter() {
+            let value = parameter.value.clone().to_device(device);
+            let copy = Parameter::new(value, parameter.shape.clone(), parameter.group);
+            parameters.insert(name, copy);
+        }
+        Self {
+            config: self.config.clone(),
+            parameters,
+            layers: self.layers.clone(),
+            limits: self.limits,
+            device: device.clone(),
+        }
+    }
+
+    fn inputs(&self, grid: [usize; 3], text: usize) -> Inputs {
+        let (tokens, dim) = (grid.iter().product(), self.config.dim());
+        Inputs {
+            grid,
+            hidden: matrix([tokens, dim], 1, 1.0, &self.device),
+            text: matrix([text, dim], 2, 1.0, &self.device),
+            timestep: matrix([6, dim], 3, 1.0, &self.device),
+        }
+    }
+
+    fn pass(&self, inputs: &Inputs) -> Result<Gradients, Failure> {
+        let failed = |what: &str| Failure::Device(format!("there is no gradient of {what}"));
+        let invalid = |err: crate::nn::WeightError| Failure::Device(err.to_string());
+        let (limits, dim) = (self.limits, self.config.dim());
+        let mut layers = self.layers.clone();
+        let mut parameters = self.parameters.clone();
+        if let Some(layers) = &mut layers {
+            layers.begin_step(&mut parameters, 1, false);
+        }
+        let parts = |hidden: Tensor<2>| hidden.split(limits.tokens(dim), 0);
+        let plain = ParameterSource::plain(&parameters, layers.as_ref());
+        let weights = Weights::new(&plain, &self.device);
+        let block = WanBlock::load(&weights, &self.config, limits, 0).map_err(invalid)?;
+        let positions = rotations(&self.config, inputs.grid, limits, &self.device);
+        let (text, hidden) = (block.text_keys_values(&inputs.text), parts(inputs.hidden.clone()));
+        let off = &mut Trace::off();
+        let timestep = block.timestep(&inputs.timestep);
+        drop(block.forward(hidden, &timestep, &positions, &text, off));
+
+        let device = self.device.clone().autodiff();
+        let source = ParameterSource::graph(&parameters, layers.as_ref());
+        let weights = Weights::new(&source, &device);
+        let block = WanBlock::load(&weights, &self.config, limits, 0).map_err(invalid)?;
+        let hidden = Tensor::from_inner(inputs.hidden.clone()).require_grad();
+        let timestep = block.timestep(&Tensor::from_inner(inputs.timestep.clone()).require_grad());
+        let positions = rotations(&self.config, inputs.grid, limits, &device);
+        let text = block.text_keys_values(&Tensor::from_inner(inputs.text.clone()).require_grad());
+        let out = block.forward(parts(hidden.clone()), &timestep, &positions, &text, off);
+        let sum = out.into_iter().map(|y| (y.clone() * y).sum()).reduce(|a, b| a + b);
+        let gradients = sum.ok_or_else(|| failed("no tokens"))?.backward();
+        let mut map = source.gradients(&gradients);
+        if let Some(layers) = &layers {
+            layers.backward(&parameters, &mut map);
+        }
+        let of_weight = map
+            .iter()
+            .find(|(name, _)| name.contains("attn1.to_q"))
+            .map(|(_, gradient)| gradient.clone().unsqueeze::<2>())
+            .ok_or_else(|| failed("the weights"))?;
+        let of_hidden = hidden.grad(&gradients).ok_or_else(|| failed("the tokens"))?;
+        Ok([of_hidden, of_weight])
+    }
+}
+
+struct Pass {
+    training: Training,
+    inputs: Inputs,
+    few: Inputs,
+    expected: [Vec<f32>; 2],
+    last: Option<Result<Gradients, Failure>>,
+}
+
+impl Pass {
+    fn new(
+        config: &WanConfig,
+        recipe: Option<&Recipe>,
+        grid: [usize; 3],
+        text: usize,
+        limits: Limits,
+        device: &Device,
+    ) -> Result<Self, Failure> {
+        let training = Training::new(config, recipe, limits, device)?;
+        let twin = training.on(&Device::flex());
+        let [hidden, weight] = twin.pass(&twin.inputs(FEW, 16))?;
+        Ok(Self {
+            inputs: training.inputs(grid, text),
+            few: training.inputs(FEW, 16),
+            training,
+            expected: [read(hidden)?, read(weight)?],
+            last: None,
+        })
+    }
+}
+
+impl Job for Pass {
+    fn run(&mut self) {
+        self.last = None;
+        self.last = Some(self.training.pass(&self.inputs));
+    }
+
+    fn verify(&mut self) -> Result<Verified, Failure> {
+        for gradient in self.last.clone().ok_or_else(not_run)?? {
+            super::check_finite(gradient)?;
+        }
+        let few = self.training.pass(&self.few)?;
+        let mut worst = 0.0_f64;
+        for (gradient, expected) in few.into_iter().zip(&self.expected) {
+            let distance = distance(&read(gradient)?, expected);
+            worst = if distance.is_nan() { f64::INFINITY } else { worst.max(distance) };
+        }
+        Verified::within(worst, TOLERANCE)
+    }
+}
