@@ -22,14 +22,19 @@
 //! | [`world`] | what a small model learns: scenes, captions, and reading them back from pixels | nothing |
 //! | [`train`] | full-precision models from nothing, and quantized students of them | all above |
 //! | [`evaluate`] | how well a model does what its prompts say, and how far it agrees with another | all above |
-//! | [`mod@bench`] | how fast a kernel is: verified, repeated, with its spread | `kernels`, `quant` |
+//! | [`mod@bench`] | how fast a device is: verified, repeated, as fractions of its own limits | all above but `evaluate` and `world` |
 //! | [`cli`] | arguments and printing, nothing else | all above |
 //!
 //! # One stem
 //!
 //! `shaders/x.wgsl` is bound by `src/kernels/x.rs`, which also holds its plain-Rust twin and the
 //! tensor operation; `tests/kernels/x.rs` compares the two on ragged shapes with guard words. The
-//! twin *is* the CPU device: any stage of any model runs on either and can be compared.
+//! CPU device runs the twin, or where that is slow [`kernels::cpu`], which the same tests hold to
+//! it: any stage of any model runs on either device and can be compared.
+//!
+//! An operation that hardware wants in several shapes has several *forms* ([`kernels::qmatmul_form`],
+//! [`kernels::attention::Form`], the convolutions): shaders of one contract and one twin, so that
+//! the choice of one, by the adapter or by measuring there, changes only the time.
 //!
 //! # How a number travels
 //!

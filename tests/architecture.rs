@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("world", &[]),
     ("train", &["world", "pipeline", "models", "method", "nn", "kernels", "quant"]),
     ("evaluate", &["world", "train", "pipeline", "models", "method", "nn", "kernels", "quant"]),
-    ("bench", &["kernels", "quant"]),
+    ("bench", &["train", "pipeline", "models", "method", "nn", "kernels", "quant"]),
     (
         "cli",
         &[
@@ -34,7 +34,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("png", &["pipeline"]),
     ("gif", &["pipeline"]),
     ("rusty_h264_encoder", &["pipeline"]),
-    ("plotters", &["train"]),
+    ("plotters", &["train", "bench"]),
     ("toml", &["train"]),
     ("clap", &["cli"]),
     ("anyhow", &["cli"]),
