@@ -3,6 +3,7 @@
 use super::limits::{MAX_DISPATCH_OPS, dispatch_rows, map_token_chunks};
 use crate::kernels::attention::{attention, attention_in, merge_attention};
 use crate::kernels::attention_int8::attention_int8;
+use crate::kernels::attention_patches::AttentionPatches;
 use burn::tensor::{DType, Tensor};
 use serde::Serialize;
 
@@ -47,6 +48,7 @@ pub struct KeysValues {
 #[derive(Clone, Copy, Debug)]
 pub struct MultiHeadAttention {
     heads: usize,
+    head_dim: usize,
     scale: f32,
     precision: AttentionPrecision,
 }
@@ -55,12 +57,16 @@ impl MultiHeadAttention {
     /// Attention of `heads` heads, scaled by `1/√head_dim`.
     pub fn new(heads: usize, head_dim: usize) -> Self {
         let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
-        Self { heads, scale, precision: AttentionPrecision::default() }
+        Self { heads, head_dim, scale, precision: AttentionPrecision::default() }
     }
 
-    /// The same in another precision.
+    /// The same in another precision, where there is one for heads of this size: 16-bit floats are
+    /// taken of at most 128 channels, a multiple of 4, and others stay exact.
     #[must_use]
     pub fn with_precision(self, precision: AttentionPrecision) -> Self {
+        let is_exact =
+            precision == AttentionPrecision::F16 && !AttentionPatches::takes(self.head_dim);
+        let precision = if is_exact { AttentionPrecision::Exact } else { precision };
         Self { precision, ..self }
     }
 
@@ -94,7 +100,7 @@ impl MultiHeadAttention {
     }
 
     fn attend(&self, q: Tensor<2>, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        let Self { heads, scale, precision } = *self;
+        let Self { heads, scale, precision, .. } = *self;
         if q.is_autodiff() || k.is_autodiff() || v.is_autodiff() {
             return attention(q, k, v, heads, scale);
         }
@@ -103,5 +109,20 @@ impl MultiHeadAttention {
             _ if q.dtype() == DType::F16 => attention_in(None, q, k, v, heads, scale),
             _ => attention(q, k, v, heads, scale),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_no_shader_takes_in_16_bits_stay_exact() {
+        let dtype = |head_dim| {
+            let layer = MultiHeadAttention::new(2, head_dim);
+            layer.with_precision(AttentionPrecision::F16).dtype()
+        };
+        assert_eq!([dtype(64), dtype(128)], [DType::F16; 2]);
+        assert_eq!([dtype(10), dtype(132)], [DType::F32; 2]);
     }
 }
