@@ -1,4 +1,4 @@
-//! The Wan text encoder and transformer against the reference implementation's outputs.
+//! The Wan transformer against the reference implementation's outputs.
 
 mod common;
 #[path = "common/weights.rs"]
@@ -6,12 +6,10 @@ mod weights;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{Reference, assert_matches, devices, fixture_folders};
-use qvgen::models::umt5::{EncodeError, TokenIds, Umt5Config, encode};
 use qvgen::models::wan::{WanConfig, WanTransformer};
 use qvgen::nn::{Limits, RopeAxis, RopeGrid, Trace, Weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use weights::FixtureWeights;
 
@@ -25,10 +23,6 @@ fn json_of(folder: &Path, component: &str) -> Value {
 
 fn wan_config(folder: &Path) -> WanConfig {
     WanConfig::from_json(&json_of(folder, "transformer")).expect("a supported model")
-}
-
-fn umt5_config(folder: &Path) -> Umt5Config {
-    Umt5Config::from_json(&json_of(folder, "text_encoder")).expect("a supported encoder")
 }
 
 fn data<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -46,109 +40,6 @@ fn sample<const D: usize>(
     let len: usize = shape.iter().product();
     let values = reference.f32(name)[index * len..(index + 1) * len].to_vec();
     Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-/// The two prompts of a folder.
-fn prompts(reference: &Reference) -> Vec<TokenIds> {
-    let (ids, mask) = (reference.i64("text.input_ids"), reference.i64("text.attention_mask"));
-    let len = reference.shape("text.input_ids")[1];
-    let prompt = |(ids, mask): (&[i64], &[i64])| TokenIds {
-        ids: ids.iter().map(|&id| u32::try_from(id).expect("an id")).collect(),
-        length: mask.iter().filter(|&&valid| valid == 1).count(),
-    };
-    ids.chunks(len).zip(mask.chunks(len)).map(prompt).collect()
-}
-
-fn encode_on(
-    folder: &Path,
-    device: &Device,
-    limits: Limits,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-) -> Result<Vec<Tensor<2>>, EncodeError> {
-    let config = umt5_config(folder);
-    let weights = FixtureWeights::open(&folder.join("text_encoder"));
-    let prompts = prompts(&Reference::open(folder));
-    encode(&Weights::new(&weights, device), &config, &prompts, limits, progress)
-}
-
-fn go_on(_: usize, _: usize) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-#[test]
-fn text_encoder_matches_the_reference_and_zeroes_padding() {
-    for folder in fixture_folders("wan_") {
-        let reference = Reference::open(&folder);
-        let [_, padded, dim] = reference.shape("text.last_hidden_state")[..] else { panic!() };
-        let states = reference.f32("text.last_hidden_state");
-        let heads = ["text.prompt_embeds_head", "text.negative_prompt_embeds_head"];
-        for (name, device) in devices() {
-            let embeds = encode_on(&folder, &device, Limits::default(), &mut go_on).unwrap();
-            for (i, (embeds, prompt)) in embeds.into_iter().zip(prompts(&reference)).enumerate() {
-                assert_eq!(embeds.dims(), [padded, dim]);
-                let what = format!("{} {name} {}", folder.display(), heads[i]);
-                let (actual, head) = (data(embeds), reference.f32(heads[i]));
-                assert_matches(&what, &actual[..head.len()], &head, TOLERANCE);
-                let valid = prompt.length * dim;
-                let expected = &states[i * padded * dim..][..valid];
-                assert_matches(&what, &actual[..valid], expected, TOLERANCE);
-                assert!(actual[valid..].iter().all(|&value| value == 0.0), "{what}: padding");
-            }
-        }
-    }
-}
-
-#[test]
-fn text_encoder_finds_the_embedding_under_either_name() {
-    let folder = &fixture_folders("wan_")[0];
-    let (config, prompts) = (umt5_config(folder), prompts(&Reference::open(folder)));
-    let mut weights = FixtureWeights::open(&folder.join("text_encoder"));
-    let [first, second] = ["shared.weight", "encoder.embed_tokens.weight"].map(|name| {
-        weights.rename_any(&["shared.weight", "encoder.embed_tokens.weight"], name);
-        let weights = Weights::new(&weights, &Device::flex());
-        let embeds = encode(&weights, &config, &prompts[..1], Limits::default(), &mut go_on);
-        data(embeds.unwrap().remove(0))
-    });
-    assert_eq!(first, second);
-}
-
-#[test]
-fn text_encoder_is_the_same_when_heads_are_taken_one_by_one() {
-    let folder = &fixture_folders("wan_")[0];
-    let device = Device::flex();
-    let all = encode_on(folder, &device, Limits::default(), &mut go_on).unwrap();
-    let single = encode_on(folder, &device, Limits { max_elements: 1 }, &mut go_on).unwrap();
-    for (all, single) in all.into_iter().zip(single) {
-        assert_matches("one head at a time", &data(single), &data(all), 1e-6);
-    }
-}
-
-#[test]
-fn text_encoder_reports_every_block_and_stops_when_asked() {
-    let folder = &fixture_folders("wan_")[0];
-    let layers = umt5_config(folder).num_layers;
-    let mut seen = Vec::new();
-    let mut count = |done, total| {
-        seen.push((done, total));
-        ControlFlow::Continue(())
-    };
-    encode_on(folder, &Device::flex(), Limits::default(), &mut count).unwrap();
-    assert_eq!(seen, (1..=layers).map(|done| (done, layers)).collect::<Vec<_>>());
-    let mut stop = |_, _| ControlFlow::Break(());
-    let result = encode_on(folder, &Device::flex(), Limits::default(), &mut stop);
-    assert!(matches!(result, Err(EncodeError::Canceled)));
-}
-
-#[test]
-fn text_encoder_refuses_an_id_outside_its_vocabulary() {
-    let folder = &fixture_folders("wan_")[0];
-    let config = umt5_config(folder);
-    let weights = FixtureWeights::open(&folder.join("text_encoder"));
-    let prompt = TokenIds { ids: vec![1, u32::MAX], length: 2 };
-    let weights = Weights::new(&weights, &Device::flex());
-    let result = encode(&weights, &config, &[prompt], Limits::default(), &mut go_on);
-    let message = result.unwrap_err().to_string();
-    assert!(message.starts_with("token id 4294967295 is outside"), "{message}");
 }
 
 /// What one folder's transformer computes for both samples of the reference: the output, and the

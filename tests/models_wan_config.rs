@@ -1,18 +1,17 @@
-//! What the configurations of the Wan text encoder and transformer accept and imply.
+//! What the configuration of the Wan transformer accepts and implies.
 
 mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::fixture_folders;
-use qvgen::models::umt5::Umt5Config;
 use qvgen::models::wan::WanConfig;
 use serde_json::{Value, json};
 use std::path::Path;
 use weights::FixtureWeights;
 
-fn json_of(folder: &Path, component: &str) -> Value {
-    let path = folder.join(component).join("config.json");
+fn json_of(folder: &Path) -> Value {
+    let path = folder.join("transformer/config.json");
     let bytes = std::fs::read(&path).unwrap_or_else(|err| panic!("{err}: {}", path.display()));
     serde_json::from_slice(&bytes).expect("a JSON file")
 }
@@ -20,23 +19,10 @@ fn json_of(folder: &Path, component: &str) -> Value {
 #[test]
 fn parameter_shapes_lists_exactly_the_tensors_of_the_checkpoints() {
     for folder in fixture_folders("wan_") {
-        let config = WanConfig::from_json(&json_of(&folder, "transformer")).unwrap();
+        let config = WanConfig::from_json(&json_of(&folder)).unwrap();
         let mut shapes = config.parameter_shapes();
         shapes.sort();
         assert_eq!(shapes, FixtureWeights::open(&folder.join("transformer")).shapes());
-
-        let config = Umt5Config::from_json(&json_of(&folder, "text_encoder")).unwrap();
-        let mut stored = FixtureWeights::open(&folder.join("text_encoder")).shapes();
-        for (name, _) in &mut stored {
-            if name == "encoder.embed_tokens.weight" {
-                *name = "shared.weight".to_owned();
-            }
-        }
-        stored.sort();
-        stored.dedup();
-        let mut shapes = config.parameter_shapes();
-        shapes.sort();
-        assert_eq!(shapes, stored);
     }
 }
 
@@ -47,7 +33,6 @@ fn real_configurations_have_the_published_number_of_parameters() {
     };
     assert_eq!(count(WanConfig::wan2_1_t2v_1_3b().parameter_shapes()), 1_418_996_800);
     assert_eq!(count(WanConfig::wan2_1_t2v_14b().parameter_shapes()), 14_288_491_584);
-    assert_eq!(count(Umt5Config::xxl().parameter_shapes()), 5_680_910_336);
     let linears = WanConfig::wan2_1_t2v_1_3b().linears();
     let in_blocks = linears.iter().filter(|linear| linear.name.starts_with("blocks."));
     let weights: usize = in_blocks.map(|linear| linear.out_features * linear.in_features).sum();
@@ -57,16 +42,11 @@ fn real_configurations_have_the_published_number_of_parameters() {
 #[test]
 fn configurations_are_refused_with_the_field_and_what_is_supported() {
     let folder = &fixture_folders("wan_a")[0];
-    let (wan, umt5) = (json_of(folder, "transformer"), json_of(folder, "text_encoder"));
+    let wan = json_of(folder);
     let wan_error = |field: &str, value: Value| {
         let mut json = wan.clone();
         json[field] = value;
         WanConfig::from_json(&json).unwrap_err().to_string()
-    };
-    let umt5_error = |field: &str, value: Value| {
-        let mut json = umt5.clone();
-        json[field] = value;
-        Umt5Config::from_json(&json).unwrap_err().to_string()
     };
     assert_eq!(
         wan_error("patch_size", json!([1, 4, 4])),
@@ -97,18 +77,6 @@ fn configurations_are_refused_with_the_field_and_what_is_supported() {
         ("cross_attn_norm", Value::Null),
     ] {
         assert!(wan_error(field, value).starts_with(&format!("\"{field}\" is ")));
-    }
-    for (field, value) in [
-        ("model_type", json!("t5")),
-        ("feed_forward_proj", json!("relu")),
-        ("dense_act_fn", json!("relu")),
-        ("num_heads", json!(0)),
-        ("relative_attention_num_buckets", json!(6)),
-        ("relative_attention_max_distance", json!(8)),
-        ("layer_norm_epsilon", json!(-1e-6)),
-        ("vocab_size", json!([])),
-    ] {
-        assert!(umt5_error(field, value).starts_with(&format!("\"{field}\" is ")));
     }
     assert!(WanConfig::from_json(&json!("not an object")).is_err());
 }

@@ -1,7 +1,7 @@
 //! Architectures that read like their papers.
 
 mod fields;
-pub mod umt5;
+pub mod t5;
 pub mod wan;
 pub mod wan_vae;
 

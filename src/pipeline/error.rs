@@ -7,7 +7,7 @@ use super::scheduler::SchedulerError;
 use super::tokenizer::TextError;
 use super::video::VideoError;
 use crate::models::ConfigError;
-use crate::models::umt5::EncodeError;
+use crate::models::t5::EncodeError;
 use crate::models::wan_vae::WanVaeError;
 use crate::nn::WeightError;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
 use super::scheduler::SchedulerConfig;
 use super::tokenizer::Tokenizer;
 use crate::method::Rounding;
-use crate::models::umt5::Umt5Config;
+use crate::models::t5::T5Config;
 use crate::models::wan::WanConfig;
 use crate::models::wan_vae::WanVaeConfig;
 use crate::models::{ConfigError, LinearShape};
@@ -27,7 +27,7 @@ pub struct WanModel {
     /// The autoencoder's configuration.
     pub vae: WanVaeConfig,
     /// The text encoder's configuration.
-    pub text_encoder: Umt5Config,
+    pub text_encoder: T5Config,
     /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
     /// Tokens of a prompt: cross-attention always sees this many.
@@ -57,7 +57,7 @@ impl WanModel {
             transformer: WanConfig::from_json(&transformer.config)
                 .map_err(|problem| config_error(problem, &transformer))?,
             vae: vae_config,
-            text_encoder: Umt5Config::from_json(&text_encoder.config)
+            text_encoder: T5Config::from_json(&text_encoder.config)
                 .map_err(|problem| config_error(problem, &text_encoder))?,
             scheduler: SchedulerConfig::from_json(&scheduler.config).map_err(|problem| {
                 PipelineError::SchedulerFile { problem, path: scheduler.config_path() }

@@ -13,7 +13,7 @@ use super::scheduler::Scheduler;
 use super::settings::SampleSettings;
 use super::video::Frames;
 use crate::kernels::device::OpenDevice;
-use crate::models::umt5::{self, EncodeError, TokenIds};
+use crate::models::t5::{self, EncodeError, TokenIds};
 use crate::models::wan::{TextContext, WanTransformer};
 use crate::models::wan_vae::{Tiling, WanVaeDecoder, WanVaeEncoder};
 use crate::nn::{AttentionPrecision, Limits, Trace, Weights};
@@ -182,7 +182,7 @@ impl Sampler<'_> {
         };
         let weights = Weights::new(weights.source(), &self.device.device);
         let config = &self.model.text_encoder;
-        umt5::encode(&weights, config, &tokens, self.limits(), &mut advance).map_err(
+        t5::encode(&weights, config, &tokens, self.limits(), &mut advance).map_err(
             |err| match err {
                 EncodeError::Canceled => PipelineError::Cancelled,
                 other => other.into(),

@@ -2,7 +2,7 @@
 
 use super::store::{Part, Store};
 use super::{CacheJob, CacheProgress, CacheStage, Key, ModelFacts};
-use crate::models::umt5::{self, EncodeError, TokenIds};
+use crate::models::t5::{self, EncodeError, TokenIds};
 use crate::nn::{Limits, Weights};
 use crate::pipeline::PipelineError;
 use crate::pipeline::checkpoint::ComponentKind;
@@ -96,7 +96,7 @@ fn encode(
         if job.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let config = &job.model.text_encoder;
-    let embeds = umt5::encode(&weights, config, tokens, Limits { max_elements }, &mut progress);
+    let embeds = t5::encode(&weights, config, tokens, Limits { max_elements }, &mut progress);
     embeds.map_err(|err| match err {
         EncodeError::Canceled => PipelineError::Cancelled.into(),
         other => PipelineError::from(other).into(),

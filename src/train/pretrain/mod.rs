@@ -27,7 +27,7 @@ use super::trainer::{LoopSettings, StepReport, Trainer};
 use super::world_clips::{WorldTexts, encode_scenes};
 use crate::kernels::device::OpenDevice;
 use crate::method::qvgen::Loss;
-use crate::models::umt5::{self, TokenIds, Umt5Config};
+use crate::models::t5::{self, T5Config, TokenIds};
 use crate::models::wan_vae::WanVaeEncoder;
 use crate::nn::{Limits, Weights};
 use crate::pipeline::PipelineError;
@@ -184,7 +184,7 @@ impl Pretraining<'_> {
     }
 
     /// Tokenizer, text encoder, scheduler and the files of the folder itself.
-    fn write_text_side(&self, folder: &Path) -> Result<Umt5Config, TrainError> {
+    fn write_text_side(&self, folder: &Path) -> Result<T5Config, TrainError> {
         let pieces = text::pieces(Caption::all().map(|caption| caption.to_string()));
         let tokenizer = folder.join("tokenizer");
         let scheduler = folder.join("scheduler");
@@ -281,7 +281,7 @@ impl Pretraining<'_> {
         &mut self,
         folder: &Path,
         vae: &Autoencoder,
-        text: &Umt5Config,
+        text: &T5Config,
     ) -> Result<InMemory, TrainError> {
         let texts = self.embed_captions(folder, text)?;
         let source = ParameterSource::plain(&vae.parameters, None);
@@ -300,7 +300,7 @@ impl Pretraining<'_> {
         )
     }
 
-    fn embed_captions(&self, folder: &Path, config: &Umt5Config) -> Result<WorldTexts, TrainError> {
+    fn embed_captions(&self, folder: &Path, config: &T5Config) -> Result<WorldTexts, TrainError> {
         let tokenizer = Tokenizer::open(&folder.join("tokenizer"), config.vocab_size)
             .map_err(PipelineError::from)?;
         let tokens = WorldTexts::sentences()
@@ -315,12 +315,12 @@ impl Pretraining<'_> {
         let weights = Weights::new(&checkpoint, &self.device.device);
         let limits = Limits { max_elements: self.device.max_elements() };
         let mut go_on = |_, _| ControlFlow::Continue(());
-        let embeds = umt5::encode(&weights, config, &tokens, limits, &mut go_on)
+        let embeds = t5::encode(&weights, config, &tokens, limits, &mut go_on)
             .map_err(PipelineError::from)?;
         Ok(WorldTexts::new(embeds))
     }
 
-    fn denoiser(&mut self, text: &Umt5Config, data: &InMemory) -> Result<Parameters, TrainError> {
+    fn denoiser(&mut self, text: &T5Config, data: &InMemory) -> Result<Parameters, TrainError> {
         let settings = &self.settings;
         let config = pocket::transformer_config(text);
         let device = self.device.device.clone();

@@ -1,6 +1,6 @@
 //! Sizes of the pocket model: a Wan model small enough to be trained on a laptop.
 
-use crate::models::umt5::Umt5Config;
+use crate::models::t5::T5Config;
 use crate::models::wan::WanConfig;
 use crate::models::wan_vae::WanVaeConfig;
 use crate::world::FRAMES;
@@ -45,7 +45,7 @@ pub(super) fn vae_config_json(config: &WanVaeConfig) -> Value {
 }
 
 /// The denoiser, for a text encoder of those sizes.
-pub(super) fn transformer_config(text: &Umt5Config) -> WanConfig {
+pub(super) fn transformer_config(text: &T5Config) -> WanConfig {
     WanConfig {
         num_attention_heads: 4,
         attention_head_dim: 24,

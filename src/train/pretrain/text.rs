@@ -4,7 +4,7 @@
 //! attention mixes a little; that is a code the denoiser learns to read, and enough for a closed
 //! vocabulary. Nothing else in the pipeline knows the difference.
 
-use crate::models::umt5::Umt5Config;
+use crate::models::t5::{T5Config, T5Variant};
 use crate::train::random::{Purpose, key, normal};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -63,8 +63,9 @@ pub(super) fn tokenizer_config(max_length: usize) -> Value {
 }
 
 /// Sizes of the encoder for `vocab_size` tokens.
-pub(super) fn encoder_config(vocab_size: usize) -> Umt5Config {
-    Umt5Config {
+pub(super) fn encoder_config(vocab_size: usize) -> T5Config {
+    T5Config {
+        variant: T5Variant::Umt5,
         d_model: 32,
         d_kv: 16,
         d_ff: 64,
@@ -78,7 +79,7 @@ pub(super) fn encoder_config(vocab_size: usize) -> Umt5Config {
 }
 
 /// The encoder's `config.json`.
-pub(super) fn encoder_config_json(config: &Umt5Config) -> Value {
+pub(super) fn encoder_config_json(config: &T5Config) -> Value {
     json!({
         "architectures": ["UMT5EncoderModel"], "model_type": "umt5",
         "d_model": config.d_model, "d_kv": config.d_kv, "d_ff": config.d_ff,
@@ -94,10 +95,7 @@ pub(super) fn encoder_config_json(config: &Umt5Config) -> Value {
 }
 
 /// Random values of the encoder's tensors, spread as T5 spreads its first ones.
-pub(super) fn encoder_values(
-    config: &Umt5Config,
-    seed: u64,
-) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+pub(super) fn encoder_values(config: &T5Config, seed: u64) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let width = config.d_model as f32;
     let inner = (config.num_heads * config.d_kv) as f32;
     config

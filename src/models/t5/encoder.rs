@@ -1,11 +1,11 @@
 //! The encoder, one block in memory at a time.
 //!
-//! UMT5-XXL has 5.7 billion parameters and runs once per prompt. Its blocks are therefore not
-//! kept: each is loaded, applied to all prompts and dropped. Of the embedding only the rows that
-//! occur are read.
+//! The published encoders have 4.8 (T5) and 5.7 (UMT5) billion parameters and run once per prompt.
+//! Their blocks are therefore not kept: each is loaded, applied to all prompts and dropped. Of the
+//! embedding only the rows that occur are read.
 
-use super::Umt5Config;
-use super::block::{Block, Positions};
+use super::T5Config;
+use super::block::{Block, Positions, load_table};
 use crate::nn::{Limits, RmsNorm, WeightError, Weights};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::ControlFlow;
@@ -15,7 +15,10 @@ use std::ops::ControlFlow;
 pub struct TokenIds {
     /// Ids, padded on the right.
     pub ids: Vec<u32>,
-    /// How many of them are not padding, the end marker included; at least one.
+    /// How many of them are encoded, at least one; the rows of the others are zero.
+    ///
+    /// Wan takes the prompt and its end marker. `CogVideoX` takes all ids: its encoder attends to
+    /// padding and its transformer was trained on what comes out.
     pub length: usize,
 }
 
@@ -52,9 +55,10 @@ struct Running {
     positions: Positions,
 }
 
-/// The prompts' embeddings, `[ids.len(), d_model]` each, zero in the rows of padding.
+/// The prompts' embeddings, `[ids.len(), d_model]` each, zero in the rows from
+/// [`length`](TokenIds::length) on.
 ///
-/// Padding is never attended and its rows end as zero, so it is not computed at all.
+/// What is beyond the length is never attended and ends as zero, so it is not computed at all.
 /// `progress(done, total)` is called after each block and may stop the work.
 ///
 /// # Errors
@@ -66,7 +70,7 @@ struct Running {
 /// If the `length` of a prompt is 0 or exceeds its ids.
 pub fn encode(
     weights: &Weights<'_>,
-    config: &Umt5Config,
+    config: &T5Config,
     prompts: &[TokenIds],
     limits: Limits,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
@@ -76,8 +80,13 @@ pub fn encode(
         .iter()
         .map(|prompt| embed(weights, config, prompt))
         .collect::<Result<Vec<_>, _>>()?;
+    let mut table = load_table(&weights.at("encoder.block.0"), config)?;
     for i in 0..config.num_layers {
-        let block = Block::load(&weights.at(format_args!("encoder.block.{i}")), config, limits)?;
+        let weights = weights.at(format_args!("encoder.block.{i}"));
+        if i > 0 && config.has_table(i) {
+            table = load_table(&weights, config)?;
+        }
+        let block = Block::load(&weights, config, limits, table.clone())?;
         for Running { x, positions } in &mut running {
             *x = block.forward(x.clone(), positions);
         }
@@ -101,7 +110,7 @@ pub fn encode(
 /// The rows of the embedding that a prompt starts with.
 fn embed(
     weights: &Weights<'_>,
-    config: &Umt5Config,
+    config: &T5Config,
     prompt: &TokenIds,
 ) -> Result<Running, EncodeError> {
     assert!(

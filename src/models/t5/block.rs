@@ -1,6 +1,6 @@
 //! One block: attention with relative positions, then a gated feed-forward layer.
 
-use super::Umt5Config;
+use super::T5Config;
 use crate::nn::{Limits, Linear, RmsNorm, WeightError, Weights, gelu_tanh};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 /// Half of the buckets are for keys after the query. Of each half, one half holds the near
 /// distances exactly and the rest divides the far ones evenly by their logarithm (in f32, as the
 /// published models compute it).
-fn buckets(tokens: usize, config: &Umt5Config) -> Vec<i32> {
+fn buckets(tokens: usize, config: &T5Config) -> Vec<i32> {
     let half = config.relative_attention_num_buckets / 2;
     let exact = half / 2;
     let span = (config.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
@@ -36,7 +36,7 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    pub(super) fn new(tokens: usize, config: &Umt5Config, device: &Device) -> Self {
+    pub(super) fn new(tokens: usize, config: &T5Config, device: &Device) -> Self {
         let data = TensorData::new(buckets(tokens, config), [tokens * tokens]);
         Self { tokens, buckets: Tensor::from_data(data, device) }
     }
@@ -48,6 +48,17 @@ impl Positions {
         let per_pair = table.select(0, self.buckets.clone()); // [tokens², heads]
         per_pair.transpose().reshape([heads, self.tokens, self.tokens])
     }
+}
+
+/// The table of relative positions stored with the block at `weights`, `[buckets, heads]`.
+pub(super) fn load_table(
+    weights: &Weights<'_>,
+    config: &T5Config,
+) -> Result<Tensor<2>, WeightError> {
+    weights.tensor(
+        "layer.0.SelfAttention.relative_attention_bias.weight",
+        [config.relative_attention_num_buckets, config.num_heads],
+    )
 }
 
 /// One encoder block.
@@ -69,11 +80,12 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The block whose tensors are at `weights`.
+    /// The block whose tensors are at `weights`, with its `table` of relative positions.
     pub(super) fn load(
         weights: &Weights<'_>,
-        config: &Umt5Config,
+        config: &T5Config,
         limits: Limits,
+        table: Tensor<2>,
     ) -> Result<Self, WeightError> {
         let (dim, inner, eps) = (config.d_model, config.inner_dim(), config.layer_norm_epsilon);
         let [attention, ff] = [weights.at("layer.0"), weights.at("layer.1")];
@@ -87,10 +99,7 @@ impl Block {
             k: qkvo.linear_without_bias("k", inner, dim)?,
             v: qkvo.linear_without_bias("v", inner, dim)?,
             o: qkvo.linear_without_bias("o", dim, inner)?,
-            relative_attention_bias: qkvo.tensor(
-                "relative_attention_bias.weight",
-                [config.relative_attention_num_buckets, config.num_heads],
-            )?,
+            relative_attention_bias: table,
             ff_norm: RmsNorm::load(&ff.at("layer_norm"), dim, eps)?,
             wi_0: dense.linear_without_bias("wi_0", config.d_ff, dim)?,
             wi_1: dense.linear_without_bias("wi_1", config.d_ff, dim)?,
@@ -134,7 +143,7 @@ mod tests {
     #[test]
     fn buckets_are_exact_near_logarithmic_far_and_mirrored_by_sign() {
         let tokens = 300;
-        let buckets = buckets(tokens, &Umt5Config::xxl());
+        let buckets = buckets(tokens, &T5Config::umt5_xxl());
         let before = |distance: usize| buckets[299 * tokens + 299 - distance];
         let after = |distance: usize| buckets[distance];
         let expected =

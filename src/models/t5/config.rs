@@ -1,12 +1,28 @@
-//! Sizes of a UMT5 encoder.
+//! Sizes of a T5 v1.1 or UMT5 encoder.
 
 use crate::models::fields::{Fields, LAYERS, VOCABULARY, WIDTH};
 use crate::models::{ConfigError, LinearShape};
 use serde_json::Value;
 
+const MAX_DISTANCE: &str = "relative_attention_max_distance";
+
+/// Distance of a configuration that names none, as the published code reads it.
+const DEFAULT_MAX_DISTANCE: usize = 128;
+
+/// Member of the family: they differ in where the tables of relative positions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum T5Variant {
+    /// T5 v1.1: the first block's table serves all blocks.
+    V1_1,
+    /// UMT5: every block has its own.
+    Umt5,
+}
+
 /// What `text_encoder/config.json` says; field names as there.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Umt5Config {
+pub struct T5Config {
+    /// From `model_type`.
+    pub variant: T5Variant,
     /// Width of a token.
     pub d_model: usize,
     /// Channels per head.
@@ -27,10 +43,16 @@ pub struct Umt5Config {
     pub vocab_size: usize,
 }
 
-impl Umt5Config {
+impl T5Config {
     /// The encoder of all Wan 2.1 models: UMT5-XXL.
-    pub fn xxl() -> Self {
+    pub fn umt5_xxl() -> Self {
+        Self { variant: T5Variant::Umt5, vocab_size: 256_384, ..Self::t5_v1_1_xxl() }
+    }
+
+    /// The encoder of all `CogVideoX` models: T5-v1.1-XXL.
+    pub fn t5_v1_1_xxl() -> Self {
         Self {
+            variant: T5Variant::V1_1,
             d_model: 4096,
             d_kv: 64,
             d_ff: 10_240,
@@ -39,7 +61,7 @@ impl Umt5Config {
             relative_attention_num_buckets: 32,
             relative_attention_max_distance: 128,
             layer_norm_epsilon: 1e-6,
-            vocab_size: 256_384,
+            vocab_size: 32_128,
         }
     }
 
@@ -50,7 +72,11 @@ impl Umt5Config {
     /// If a value is missing, out of range, or asks for another architecture.
     pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
         let fields = Fields(json);
-        fields.require("model_type", |v| v == "umt5", "expected \"umt5\"")?;
+        let variant = match fields.get("model_type").as_str() {
+            Some("t5") => T5Variant::V1_1,
+            Some("umt5") => T5Variant::Umt5,
+            _ => return Err(fields.error("model_type", "expected \"t5\" or \"umt5\"")),
+        };
         fields.require("feed_forward_proj", |v| v == "gated-gelu", "expected \"gated-gelu\"")?;
         fields.require(
             "dense_act_fn",
@@ -58,14 +84,17 @@ impl Umt5Config {
             "expected \"gelu_new\"",
         )?;
         let config = Self {
+            variant,
             d_model: fields.size("d_model", WIDTH)?,
             d_kv: fields.size("d_kv", WIDTH)?,
             d_ff: fields.size("d_ff", WIDTH)?,
             num_heads: fields.size("num_heads", WIDTH)?,
             num_layers: fields.size("num_layers", LAYERS)?,
             relative_attention_num_buckets: fields.size("relative_attention_num_buckets", WIDTH)?,
-            relative_attention_max_distance: fields
-                .size("relative_attention_max_distance", VOCABULARY)?,
+            relative_attention_max_distance: match fields.get(MAX_DISTANCE) {
+                Value::Null => DEFAULT_MAX_DISTANCE,
+                _ => fields.size(MAX_DISTANCE, VOCABULARY)?,
+            },
             layer_norm_epsilon: fields.epsilon("layer_norm_epsilon")?,
             vocab_size: fields.size("vocab_size", VOCABULARY)?,
         };
@@ -75,7 +104,7 @@ impl Umt5Config {
         }
         if config.relative_attention_max_distance <= buckets / 4 {
             return Err(fields.error(
-                "relative_attention_max_distance",
+                MAX_DISTANCE,
                 "expected more than a quarter of relative_attention_num_buckets",
             ));
         }
@@ -85,6 +114,11 @@ impl Umt5Config {
     /// Width of all heads together.
     pub fn inner_dim(&self) -> usize {
         self.num_heads * self.d_kv
+    }
+
+    /// Whether block `index` has a table of relative positions.
+    pub(super) fn has_table(&self, index: usize) -> bool {
+        self.variant == T5Variant::Umt5 || index == 0
     }
 
     /// Every linear layer, in the order in which they are loaded; none has a bias.
@@ -124,8 +158,11 @@ impl Umt5Config {
                 ("layer.1.DenseReluDense.wo", vec![dim, ff]),
                 ("layer.1.layer_norm", vec![dim]),
             ];
+            let stored = tensors
+                .into_iter()
+                .filter(|(name, _)| self.has_table(i) || !name.ends_with("attention_bias"));
             shapes.extend(
-                tensors.map(|(name, shape)| (format!("encoder.block.{i}.{name}.weight"), shape)),
+                stored.map(|(name, shape)| (format!("encoder.block.{i}.{name}.weight"), shape)),
             );
         }
         shapes.push(("encoder.final_layer_norm.weight".to_owned(), vec![dim]));
