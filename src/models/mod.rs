@@ -1,5 +1,6 @@
 //! Architectures that read like their papers.
 
+mod blocks;
 mod fields;
 pub mod t5;
 pub mod wan;

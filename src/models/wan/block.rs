@@ -33,6 +33,7 @@
 //! block of 390 tokens: 6.6 s of processor time before, 6.4 s after.)
 
 use super::WanConfig;
+use crate::models::blocks::Block;
 use crate::nn::{
     AttentionPrecision, KeysValues, LayerNorm, Limits, Linear, LinearInput, Modulation,
     MultiHeadAttention, RmsNorm, Rotation, Trace, WeightError, Weights, map_token_chunks,
@@ -128,6 +129,27 @@ pub struct WanBlock {
     ffn_down: Linear,
     /// Most tokens whose feed-forward layer is computed at once: it is the widest.
     ffn_tokens: usize,
+}
+
+impl Block for WanBlock {
+    type Config = WanConfig;
+
+    fn count(config: &WanConfig) -> usize {
+        config.num_layers
+    }
+
+    fn load(
+        weights: &Weights<'_>,
+        config: &WanConfig,
+        limits: Limits,
+        index: usize,
+    ) -> Result<Self, WeightError> {
+        Self::load(weights, config, limits, index)
+    }
+
+    fn with_attention(self, precision: AttentionPrecision) -> Self {
+        self.with_attention(precision)
+    }
 }
 
 impl WanBlock {

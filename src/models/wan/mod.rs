@@ -1,7 +1,6 @@
 //! The Wan 2.1 text-to-video transformer (Wan Team, arXiv:2503.20314).
 
 mod block;
-mod blocks;
 mod config;
 mod embedder;
 mod head;

@@ -2,9 +2,9 @@
 
 use super::WanConfig;
 use super::block::{BlockTimestep, WanBlock};
-use super::blocks::Blocks;
 use super::embedder::{WanEmbedder, rotations};
 use super::head::WanHead;
+use crate::models::blocks::Blocks;
 use crate::nn::{
     AttentionPrecision, KeysValues, Limits, Modulation, Rotation, Trace, WeightError, Weights,
 };
@@ -51,7 +51,7 @@ pub struct WanTransformer {
     limits: Limits,
     device: Device,
     embedder: WanEmbedder,
-    blocks: Blocks,
+    blocks: Blocks<WanBlock>,
     head: WanHead,
     /// Of the latent seen last: all steps of a run have the same.
     positions: Mutex<Option<Positions>>,

@@ -1,15 +1,40 @@
 //! The blocks of a transformer: all on the device, or the last of them in host memory.
 
-use super::WanConfig;
-use super::block::WanBlock;
 use crate::nn::{AttentionPrecision, HostWeights, Limits, WeightError, Weights};
 use burn::tensor::Device;
+use std::fmt::Debug;
+
+/// One of a transformer's equal blocks.
+pub(super) trait Block: Debug + Sized {
+    /// Sizes of the transformer.
+    type Config: Clone + Debug;
+
+    /// How many blocks the transformer has.
+    fn count(config: &Self::Config) -> usize;
+
+    /// Block `index` of the transformer at `weights`.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor is missing or unusable.
+    fn load(
+        weights: &Weights<'_>,
+        config: &Self::Config,
+        limits: Limits,
+        index: usize,
+    ) -> Result<Self, WeightError>;
+
+    /// The same with attention in another precision.
+    fn with_attention(self, precision: AttentionPrecision) -> Self;
+}
 
 /// The blocks in order.
 #[derive(Debug)]
-pub(super) struct Blocks {
-    resident: Vec<WanBlock>,
+pub(super) struct Blocks<B: Block> {
+    resident: Vec<B>,
     streamed: Vec<StreamedBlock>,
+    config: B::Config,
+    limits: Limits,
     attention: AttentionPrecision,
     device: Device,
 }
@@ -19,20 +44,9 @@ pub(super) struct Blocks {
 struct StreamedBlock {
     index: usize,
     weights: HostWeights,
-    config: WanConfig,
-    limits: Limits,
 }
 
-impl StreamedBlock {
-    /// Sends the block to the device; the transfer may go on when this returns.
-    fn upload(&self, device: &Device) -> WanBlock {
-        let weights = Weights::new(&self.weights, device);
-        WanBlock::load(&weights, &self.config, self.limits, self.index)
-            .expect("the block was loaded before from the same parameters")
-    }
-}
-
-impl Blocks {
+impl<B: Block> Blocks<B> {
     /// The blocks of the transformer at `weights`, the first `resident` of them on the device.
     ///
     /// `loaded(done, total)` is called after each.
@@ -42,7 +56,7 @@ impl Blocks {
     /// If a tensor is missing or unusable.
     pub(super) fn load(
         weights: &Weights<'_>,
-        config: &WanConfig,
+        config: &B::Config,
         limits: Limits,
         resident: usize,
         loaded: &mut dyn FnMut(usize, usize),
@@ -50,19 +64,21 @@ impl Blocks {
         let mut blocks = Self {
             resident: Vec::new(),
             streamed: Vec::new(),
+            config: config.clone(),
+            limits,
             attention: AttentionPrecision::default(),
             device: weights.device().clone(),
         };
-        for index in 0..config.num_layers {
-            let load = |weights: &Weights<'_>| WanBlock::load(weights, config, limits, index);
+        let count = B::count(config);
+        for index in 0..count {
+            let load = |weights: &Weights<'_>| B::load(weights, config, limits, index);
             if index < resident {
                 blocks.resident.push(load(weights)?);
             } else {
-                let (host, _) = weights.record(load)?;
-                let (config, weights) = (config.clone(), host);
-                blocks.streamed.push(StreamedBlock { index, weights, config, limits });
+                let (weights, _) = weights.record(load)?;
+                blocks.streamed.push(StreamedBlock { index, weights });
             }
-            loaded(index + 1, config.num_layers);
+            loaded(index + 1, count);
         }
         Ok(blocks)
     }
@@ -78,12 +94,11 @@ impl Blocks {
     /// Streamed blocks are sent while the device is busy with the block before, so at most two of
     /// them are there at once. Waiting for the device after each keeps the host from running ahead
     /// and filling the driver's buffers with all the others.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(usize, &WanBlock)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(usize, &B)) {
         for (index, block) in self.resident.iter().enumerate() {
             visit(index, block);
         }
-        let upload =
-            |block: &StreamedBlock| block.upload(&self.device).with_attention(self.attention);
+        let upload = |block: &StreamedBlock| self.upload(block);
         let mut next = self.streamed.first().map(upload);
         for (position, streamed) in self.streamed.iter().enumerate() {
             let Some(block) = next.take() else { break };
@@ -92,5 +107,13 @@ impl Blocks {
             // A failure shows when the result is read.
             let _ = self.device.sync();
         }
+    }
+
+    /// Sends a block to the device; the transfer may go on when this returns.
+    fn upload(&self, block: &StreamedBlock) -> B {
+        let weights = Weights::new(&block.weights, &self.device);
+        B::load(&weights, &self.config, self.limits, block.index)
+            .expect("the block was loaded before from the same parameters")
+            .with_attention(self.attention)
     }
 }
