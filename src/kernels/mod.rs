@@ -34,6 +34,7 @@ pub mod fake_quantize_tokens;
 pub mod fake_quantize_tokens_backward;
 pub mod fake_quantize_weight;
 pub mod fake_quantize_weight_backward;
+pub mod head_norm_rope;
 mod launch;
 pub mod layer_norm;
 pub mod layer_norm_quantize;
@@ -155,6 +156,7 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
     visitor.visit::<conv3d_tile::Conv3dTile>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<head_norm_rope::HeadNormRope>();
     visitor.visit::<layer_norm::LayerNorm>();
     visitor.visit::<layer_norm_quantize::LayerNormQuantize>();
     visitor.visit::<norm_rope::NormRope>();
