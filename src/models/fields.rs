@@ -13,6 +13,8 @@ pub(super) struct Bound {
 /// A width of a layer, a number of heads.
 pub(super) const WIDTH: Bound =
     Bound { max: 1 << 15, expected: "expected a whole number from 1 to 32768" };
+/// A side of a patch.
+pub(super) const PATCH: Bound = Bound { max: 16, expected: "expected a whole number from 1 to 16" };
 /// A number of blocks.
 pub(super) const LAYERS: Bound =
     Bound { max: 1024, expected: "expected a whole number from 1 to 1024" };
@@ -58,6 +60,14 @@ impl<'a> Fields<'a> {
             .as_f64()
             .filter(|&eps| eps > 0.0 && eps < 1.0)
             .ok_or_else(|| self.error(field, "expected a number between 0 and 1"))
+    }
+
+    /// A positive number that something is divided by.
+    pub(super) fn factor(self, field: &'static str) -> Result<f64, ConfigError> {
+        self.get(field)
+            .as_f64()
+            .filter(|factor| (1e-3..=1e3).contains(factor))
+            .ok_or_else(|| self.error(field, "expected a number from 0.001 to 1000"))
     }
 
     /// A truth value.

@@ -1,6 +1,7 @@
 //! Architectures that read like their papers.
 
 mod blocks;
+pub mod cogvideox;
 mod fields;
 pub mod t5;
 pub mod wan;

@@ -56,14 +56,23 @@ impl LayerNorm {
         self.scaled(x, &scaling)
     }
 
-    /// What this layer and `modulation` after it do to a normalized token.
-    pub(super) fn then(&self, modulation: Option<&Modulation>) -> Option<Modulation> {
-        match (&self.affine, modulation) {
-            (Some(affine), Some(modulation)) => Some(Modulation {
+    /// What this layer's weight and bias and `modulation` after them do to a normalized token: with
+    /// it, a [`LayerNorm::plain`] computes all three.
+    pub fn modulated(&self, modulation: &Modulation) -> Modulation {
+        match &self.affine {
+            Some(affine) => Modulation {
                 factor: affine.factor.clone() * modulation.factor.clone(),
                 offset: modulation.apply(affine.offset.clone()),
-            }),
-            (affine, modulation) => affine.as_ref().or(modulation).cloned(),
+            },
+            None => modulation.clone(),
+        }
+    }
+
+    /// What this layer and `modulation` after it do to a normalized token.
+    pub(super) fn then(&self, modulation: Option<&Modulation>) -> Option<Modulation> {
+        match modulation {
+            Some(modulation) => Some(self.modulated(modulation)),
+            None => self.affine.clone(),
         }
     }
 
@@ -75,6 +84,11 @@ impl LayerNorm {
         }
         let Modulation { factor, offset } = scaling.clone();
         layer_norm(x, factor.flatten(0, 1), offset.flatten(0, 1), self.eps())
+    }
+
+    /// Weight and bias, `[1, dim]` each.
+    pub(super) fn affine(&self) -> Option<&Modulation> {
+        self.affine.as_ref()
     }
 
     /// What is added to the variance.
