@@ -1,5 +1,6 @@
 //! Arguments that several commands share, and values with units.
 
+use super::output;
 use crate::kernels::device::{self, BACKENDS, OpenDevice, Selection};
 use crate::method::{Rounding, Rule, Scope};
 use crate::quant::{Calibration, Precision, Scheme};
@@ -137,6 +138,19 @@ impl RoundingArgs {
         let quantizes = names.iter().any(|name| rounding.layer(name).is_some());
         Ok(quantizes.then_some(rounding))
     }
+}
+
+/// Refuses weight files so small that there would be thousands.
+///
+/// # Errors
+///
+/// Names the flag and the least size.
+pub(super) fn check_shard(bytes: u64) -> anyhow::Result<()> {
+    const LEAST: u64 = 16 << 20;
+    if bytes < LEAST {
+        bail!("--max-shard: {} is below {}", output::bytes(bytes), output::bytes(LEAST));
+    }
+    Ok(())
 }
 
 /// `832x480` as width and height.

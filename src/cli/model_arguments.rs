@@ -3,7 +3,8 @@
 use super::arguments::{RoundingArgs, parse_size};
 use crate::method::Rounding;
 use crate::nn::AttentionPrecision;
-use crate::pipeline::checkpoint::ComponentKind;
+use crate::pipeline::ModelFiles;
+use crate::pipeline::checkpoint::{ComponentKind, LoraFile};
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
 use crate::pipeline::model::WanModel;
@@ -62,6 +63,47 @@ impl Located {
 
 fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Files that stand for parts of the model.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct FilesArgs {
+    /// Weights of the transformer from another file: .safetensors, its index, or .gguf, in the
+    /// layout of diffusers, of Wan's own repository or of Comfy
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    transformer: Option<PathBuf>,
+    /// Weights of the text encoder from another file: .gguf of llama.cpp, .safetensors or an index
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    text_encoder: Option<PathBuf>,
+    /// LoRA to add to the full-precision transformer, before it is quantized; repeatable
+    #[arg(long = "lora", value_name = "FILE[=STRENGTH]", help_heading = "Model")]
+    loras: Vec<LoraFile>,
+}
+
+impl FilesArgs {
+    /// Whether the transformer must be in full precision, or is another one.
+    pub(super) fn changes_transformer(&self) -> bool {
+        self.transformer.is_some() || !self.loras.is_empty()
+    }
+
+    pub(super) fn files(&self) -> ModelFiles {
+        ModelFiles {
+            transformer: self.transformer.clone(),
+            text_encoder: self.text_encoder.clone(),
+            loras: self.loras.clone(),
+        }
+    }
+
+    /// What a video remembers of them: names of files, not where they are kept.
+    pub(super) fn record(&self) -> serde_json::Value {
+        let name = |path: &Option<PathBuf>| path.as_deref().map(file_name);
+        let loras: Vec<String> = self.loras.iter().map(ToString::to_string).collect();
+        serde_json::json!({
+            "transformer": name(&self.transformer),
+            "text_encoder": name(&self.text_encoder),
+            "loras": loras,
+        })
+    }
 }
 
 /// In which precision the transformer is loaded.

@@ -1,7 +1,7 @@
 //! `qvgen quantize`.
 
-use super::arguments::{DeviceArgs, RoundingArgs, parse_bytes};
-use super::model_arguments::Located;
+use super::arguments::{DeviceArgs, RoundingArgs, check_shard, parse_bytes};
+use super::model_arguments::{FilesArgs, Located};
 use super::output;
 use super::progress::StageBar;
 use crate::method::{Rounding, Scope};
@@ -14,14 +14,13 @@ use anyhow::bail;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Smaller shards would mean thousands of open files.
-const MIN_SHARD_BYTES: u64 = 16 << 20;
-
 /// Arguments of `qvgen quantize`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     /// Full-precision model folder in the diffusers layout
     model: PathBuf,
+    #[command(flatten)]
+    files: FilesArgs,
     /// Precision of the transformer: w<2|3|4|8>a<3|4|8|16>, such as w4a4
     #[arg(long, value_name = "PRECISION", default_value = "w4a4", help_heading = "Quantization")]
     bits: Precision,
@@ -52,18 +51,12 @@ pub(super) struct Args {
 /// Quantizes the folder.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
     let located = Located::new(Some(&args.model), EmbeddedName::Pocket)?;
-    let model = WanModel::open(located.path())?;
+    let model = WanModel::open_with(located.path(), &args.files.files())?;
     let names = |linears: Vec<crate::models::LinearShape>| -> Vec<String> {
         linears.into_iter().map(|layer| layer.name).collect()
     };
     let transformer = args.rounding.rounding(args.bits, &names(model.transformer.linears()))?;
-    if args.max_shard < MIN_SHARD_BYTES {
-        bail!(
-            "--max-shard: {} is below {}",
-            output::bytes(args.max_shard),
-            output::bytes(MIN_SHARD_BYTES)
-        );
-    }
+    check_shard(args.max_shard)?;
     let Some(transformer) = transformer else {
         bail!("--bits {}: nothing would be quantized", args.bits);
     };
@@ -102,7 +95,8 @@ fn text_encoder_rounding(precision: Precision) -> anyhow::Result<Option<Rounding
     }
 }
 
-fn print_report(report: &QuantizeReport, out: &std::path::Path) {
+/// Prints what became of each layer.
+pub(super) fn print_report(report: &QuantizeReport, out: &std::path::Path) {
     let row = |layer: &LayerReport| {
         vec![
             layer.name.clone(),

@@ -1,7 +1,7 @@
 //! `qvgen sample`.
 
 use super::arguments::{DeviceArgs, parse_bytes};
-use super::model_arguments::{Located, PrecisionArgs, SamplingArgs};
+use super::model_arguments::{FilesArgs, Located, PrecisionArgs, SamplingArgs};
 use super::output;
 use super::progress::StageBar;
 use crate::models::wan_vae::Tiling;
@@ -41,6 +41,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     fps: Option<f64>,
     #[command(flatten)]
+    files: FilesArgs,
+    #[command(flatten)]
     precision: PrecisionArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -65,11 +67,11 @@ pub(super) struct Args {
 /// Makes the video.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
     VideoFormat::from_path(&args.out)?;
-    let default =
-        if args.precision.is_given() { EmbeddedName::Pocket } else { EmbeddedName::PocketW4A4 };
+    let needs_full = args.precision.is_given() || args.files.changes_transformer();
+    let default = if needs_full { EmbeddedName::Pocket } else { EmbeddedName::PocketW4A4 };
     let located = Located::new(args.model.as_deref(), default)?;
     let folder = located.path();
-    let model = WanModel::open(folder)?;
+    let model = WanModel::open_with(folder, &args.files.files())?;
     let defaults = SamplingDefaults::of(folder)?;
     let settings = args.settings(&model, &defaults)?;
     settings.check(&model)?;
@@ -111,6 +113,7 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         "precision": plan.precision,
         "device": plan.device,
         "vae_tile": plan.vae_tile,
+        "files": args.files.record(),
         "settings": settings,
     });
     cancel.check().map_err(PipelineError::from)?;

@@ -23,6 +23,7 @@ pub mod guidance;
 pub mod inspect;
 pub mod memory;
 pub mod model;
+mod model_files;
 pub mod noise;
 pub mod packed;
 pub mod plan;
@@ -37,3 +38,4 @@ mod tokenizer_json;
 pub mod video;
 
 pub use error::PipelineError;
+pub use model_files::ModelFiles;

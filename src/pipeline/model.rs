@@ -1,11 +1,11 @@
 //! A Wan text-to-video model: its components, checked against each other before any work.
 
-use super::PipelineError;
 use super::checkpoint::{Checkpoint, Component, ComponentKind, ModelFolder, config_from_json};
 use super::defaults::SamplingDefaults;
 use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
 use super::scheduler::SchedulerConfig;
 use super::tokenizer::Tokenizer;
+use super::{ModelFiles, PipelineError};
 use crate::method::Rounding;
 use crate::models::t5::T5Config;
 use crate::models::wan::WanConfig;
@@ -41,7 +41,16 @@ impl WanModel {
     ///
     /// If a file is missing or a value is not implemented.
     pub fn open(path: &Path) -> Result<Self, PipelineError> {
-        let folder = ModelFolder::open(path)?;
+        Self::open_with(path, &ModelFiles::default())
+    }
+
+    /// [`Self::open`] with `files` in place of parts of the folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], or if a LoRA does not fit the transformer.
+    pub fn open_with(path: &Path, files: &ModelFiles) -> Result<Self, PipelineError> {
+        let folder = files.replace_weights(ModelFolder::open(path)?);
         let component = |kind, class: &str| {
             let component = folder.component(kind)?;
             component.require_class(&[class])?;
@@ -65,6 +74,9 @@ impl WanModel {
             text_tokens: SamplingDefaults::of(folder.path())?.max_sequence_length,
             folder,
         };
+        let parameters = model.transformer.parameter_shapes();
+        let folder = files.add_loras(model.folder.clone(), &parameters)?;
+        let model = Self { folder, ..model };
         model.check_fit()?;
         Ok(model)
     }
@@ -138,6 +150,13 @@ impl WanModel {
         let component = self.folder.component(kind)?;
         let checkpoint = component.weights()?.with_max_elements(max_elements);
         match (PackedCheckpoint::recognize(checkpoint)?, rounding) {
+            (Ok(packed), _) if !component.loras.is_empty() => Err(PipelineError::Setting(format!(
+                "--lora: the {} is already quantized to {}; add the LoRA to the full-precision \
+                     model: {}",
+                kind.name(),
+                packed.manifest().precision,
+                component.path.display()
+            ))),
             (Ok(packed), None) => Ok(ComponentWeights::Packed(packed)),
             (Ok(packed), Some((rounding, _))) => Err(PipelineError::Setting(format!(
                 "the {} is already quantized to {}, so it cannot be quantized to {}; leave the \

@@ -185,7 +185,7 @@ fn every_hostile_index_is_an_error_that_names_file_and_problem() {
 }
 
 /// A small generator; the sequence is the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn below(&mut self, limit: usize) -> usize {
@@ -195,7 +195,7 @@ impl Random {
 }
 
 /// Flips, deletes and inserts bytes, mostly near the start; sometimes cuts the end off.
-fn mutate(original: &[u8], random: &mut Random) -> Vec<u8> {
+pub(crate) fn mutate(original: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for _ in 0..=random.below(3) {
         if bytes.is_empty() {
@@ -214,7 +214,7 @@ fn mutate(original: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 /// Everything that can be asked of a file.
-fn exercise(path: &Path) -> bool {
+pub(crate) fn exercise(path: &Path) -> bool {
     let Ok(tensors) = Tensors::open(path) else { return false };
     let names: Vec<&str> = tensors.names().collect();
     for name in names {

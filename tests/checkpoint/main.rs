@@ -2,9 +2,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/gguf.rs"]
+mod gguf_file;
 
 mod folders;
+mod gguf;
 mod hostile;
+mod layouts;
+mod lora;
 mod output;
 mod reading;
 

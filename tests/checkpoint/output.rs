@@ -71,7 +71,7 @@ fn what_is_written_is_read_back_by_both_readers() {
         assert_eq!(tensors.metadata()["scheme"], "W4A4 \"quoted\"");
         for tensor in specs() {
             let raw = tensors.raw(&tensor.name).unwrap();
-            assert_eq!((raw.dtype, &raw.shape), (tensor.dtype, &tensor.shape));
+            assert_eq!((raw.dtype, &raw.shape), (tensor.dtype.into(), &tensor.shape));
             assert_eq!(raw.bytes, bytes_of(&tensor), "{}", tensor.name);
         }
         let reference: usize = files

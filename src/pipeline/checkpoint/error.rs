@@ -1,6 +1,6 @@
 //! What can be wrong with a model folder, each in one sentence that says what to do.
 
-use super::Dtype;
+use super::StoredType;
 use crate::nn::WeightError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,13 +64,15 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
-    /// The bytes do not start with a safetensors header.
+    /// The bytes do not start with a header of the format.
     #[error(
-        "not a readable safetensors file, {problem}; the download may be incomplete, \
+        "not a readable {format} file, {problem}; the download may be incomplete, \
          fetch it again: {}",
         path.display()
     )]
     Header {
+        /// Name of the format.
+        format: &'static str,
         /// What is wrong, as part of a sentence.
         problem: String,
         /// The file.
@@ -112,7 +114,7 @@ pub enum CheckpointError {
         /// Quoted name.
         tensor: String,
         /// Type in the file.
-        dtype: Dtype,
+        dtype: StoredType,
         /// Types that would be accepted, as part of a sentence.
         expected: &'static str,
         /// The file.
@@ -166,6 +168,26 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that holds something else than what it was given as.
+    #[error("this is {found}, expected {wanted}; {advice}: {}", path.display())]
+    Foreign {
+        /// What it is.
+        found: &'static str,
+        /// What it was given as.
+        wanted: String,
+        /// What to do with it.
+        advice: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A LoRA or checkpoint that does not fit the model it was given for.
+    #[error("{problem}: {}", path.display())]
+    Unfit {
+        /// What is wrong, as the start of a sentence.
+        problem: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A component that the model should have.
     #[error("the {component} is missing, {problem}; fetch the whole model: {}", path.display())]
     MissingComponent {
@@ -195,7 +217,13 @@ impl CheckpointError {
     }
 
     pub(super) fn header(problem: impl Into<String>, path: &Path) -> Self {
-        Self::Header { problem: shorten(&problem.into()), path: path.to_owned() }
+        let (format, problem) = ("safetensors", shorten(&problem.into()));
+        Self::Header { format, problem, path: path.to_owned() }
+    }
+
+    pub(super) fn gguf_header(problem: impl Into<String>, path: &Path) -> Self {
+        let (format, problem) = ("GGUF", shorten(&problem.into()));
+        Self::Header { format, problem, path: path.to_owned() }
     }
 
     pub(super) fn tensor(name: &str, problem: impl Into<String>, path: &Path) -> Self {
@@ -252,6 +280,8 @@ impl CheckpointError {
             | Self::NotFinite { path, .. }
             | Self::NotAModelFolder { path, .. }
             | Self::Unsupported { path, .. }
+            | Self::Foreign { path, .. }
+            | Self::Unfit { path, .. }
             | Self::MissingComponent { path, .. }
             | Self::NoWeights { path, .. } => path,
         }

@@ -1,16 +1,16 @@
-//! One safetensors file: its header in memory, its tensors on disk until asked for.
+//! One safetensors or GGUF file: its header in memory, its tensors on disk until asked for.
 
 use super::error::quoted;
 use super::header::{Header, MAX_HEADER_BYTES, TensorInfo};
 use super::json::open_file;
-use super::{CheckpointError, dtype};
+use super::{CheckpointError, dtype, gguf};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes converted at a time; a multiple of every element size.
+/// Most bytes converted at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Bytes before the header: its length.
@@ -37,6 +37,10 @@ impl TensorFile {
         file.read_exact(&mut prefix).map_err(CheckpointError::io("read", path))?;
         if &prefix == b"version " {
             return Err(CheckpointError::LfsPointer { path: path.to_owned() });
+        }
+        if prefix.starts_with(&gguf::MAGIC) {
+            let (header, data_start) = gguf::read_header(&mut file, len, path)?;
+            return Ok(Self { path: path.to_owned(), file: Mutex::new(file), header, data_start });
         }
         let header_len = u64::from_le_bytes(prefix);
         let data_len = (len - PREFIX_BYTES).checked_sub(header_len).ok_or_else(|| {
@@ -99,30 +103,39 @@ impl TensorFile {
         values: &mut Vec<f32>,
     ) -> Result<(), CheckpointError> {
         assert!(range.end <= info.elements(), "extend_floats: {range:?} of {info:?}");
-        let size = dtype::float_bytes(info.dtype()).ok_or_else(|| CheckpointError::Dtype {
+        let dtype = info.dtype();
+        let (elements, bytes) = dtype.float_block().ok_or_else(|| CheckpointError::Dtype {
             tensor: quoted(name),
-            dtype: info.dtype(),
+            dtype,
             expected: dtype::FLOATS,
             path: self.path.clone(),
         })?;
-        self.reserve(values, self.in_memory(range.end - range.start)?)?;
-        let (mut offset, end) = (range.start * size, range.end * size);
-        let mut buffer = vec![0; CHUNK_BYTES.min(end - offset) as usize];
-        while offset < end {
-            let chunk = &mut buffer[..CHUNK_BYTES.min(end - offset) as usize];
-            self.read_at(info.start() + offset, chunk)?;
+        // Whole blocks are read; what they hold outside the range is dropped at the end.
+        let blocks = range.start / elements..range.end.div_ceil(elements);
+        let first = values.len();
+        let count = (blocks.end - blocks.start) * elements;
+        self.reserve(values, self.in_memory(count)?)?;
+        let most = CHUNK_BYTES / bytes;
+        let mut buffer = vec![0; (most.min(blocks.end - blocks.start) * bytes) as usize];
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let chunk = &mut buffer[..(most.min(blocks.end - block) * bytes) as usize];
+            self.read_at(info.start() + block * bytes, chunk)?;
             let before = values.len();
-            dtype::extend_f32(values, info.dtype(), chunk);
+            dtype.extend_f32(values, chunk);
             if let Some(at) = values[before..].iter().position(|value| !value.is_finite()) {
                 return Err(CheckpointError::NotFinite {
                     tensor: quoted(name),
                     value: values[before + at],
-                    index: self.in_memory(offset / size)? + at,
+                    index: self.in_memory(block * elements)? + at,
                     path: self.path.clone(),
                 });
             }
-            offset += chunk.len() as u64;
+            block += chunk.len() as u64 / bytes;
         }
+        let skipped = self.in_memory(range.start - blocks.start * elements)?;
+        values.truncate(first + skipped + self.in_memory(range.end - range.start)?);
+        values.drain(first..first + skipped);
         Ok(())
     }
 

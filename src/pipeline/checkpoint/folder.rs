@@ -1,11 +1,14 @@
 //! A model in the diffusers layout: `model_index.json` and one folder per component.
 
 use super::error::{quoted, shorten};
-use super::{Checkpoint, CheckpointError, config_from_json, locate, read_json};
+use super::{
+    Checkpoint, CheckpointError, Layout, Lora, Tensors, config_from_json, layout, locate, read_json,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Values of `_class_name` that can be run.
 const PIPELINES: [&str; 1] = ["WanPipeline"];
@@ -69,8 +72,20 @@ pub struct ModelFolder {
     path: PathBuf,
     class_name: String,
     index: Map<String, Value>,
-    /// Components that a packed model left where they were, by name.
-    references: BTreeMap<String, PathBuf>,
+    references: References,
+    /// What is added to the transformer.
+    loras: Arc<Vec<Lora>>,
+}
+
+/// What a model folder takes from elsewhere, by the names of components.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+struct References {
+    /// Folders that a packed model left where they were.
+    #[serde(default)]
+    components: BTreeMap<String, PathBuf>,
+    /// Weight files that stand for those in the folders.
+    #[serde(default)]
+    weights: BTreeMap<String, PathBuf>,
 }
 
 /// File in which a packed model says where its other components are.
@@ -87,6 +102,10 @@ pub struct Component {
     pub path: PathBuf,
     /// Contents of its configuration file, an object.
     pub config: Value,
+    /// The file or index of its weights, if it is none of those in its folder.
+    pub weights_file: Option<PathBuf>,
+    /// What is added to its weights.
+    pub loras: Arc<Vec<Lora>>,
 }
 
 impl ModelFolder {
@@ -103,12 +122,15 @@ impl ModelFolder {
         if !path.exists() {
             return Err(not_a_model("there is nothing here"));
         }
-        if !path.is_dir() {
-            return Err(not_a_model("this is no folder"));
-        }
         let index_path = path.join("model_index.json");
         if !index_path.exists() {
-            return Err(not_a_model("the folder has no model_index.json"));
+            refuse_known(path)?;
+            let is_folder = path.is_dir();
+            return Err(not_a_model(if is_folder {
+                "the folder has no model_index.json"
+            } else {
+                "this is no folder"
+            }));
         }
         let index: Map<String, Value> = config_from_json(&read_json(&index_path)?, &index_path)?;
         let class_name = match index.get("_class_name") {
@@ -125,10 +147,26 @@ impl ModelFolder {
                 });
             }
         };
-        let references = read_references(&path.join(REFERENCES_FILE))?;
-        let folder = Self { path: path.to_owned(), class_name, index, references };
+        let references = read_references(path)?;
+        let loras = Arc::default();
+        let folder = Self { path: path.to_owned(), class_name, index, references, loras };
         folder.check_supported(&index_path)?;
         Ok(folder)
+    }
+
+    /// The same with the weights of component `kind` from `file`: one in a format and layout that
+    /// is known, or the index of several.
+    #[must_use]
+    pub fn with_weights(mut self, kind: ComponentKind, file: PathBuf) -> Self {
+        self.references.weights.insert(kind.name().to_owned(), file);
+        self
+    }
+
+    /// The same with `loras` added to the transformer.
+    #[must_use]
+    pub fn with_loras(mut self, loras: Vec<Lora>) -> Self {
+        self.loras = Arc::new(loras);
+        self
     }
 
     /// Where it is.
@@ -156,7 +194,7 @@ impl ModelFolder {
             missing("model_index.json does not name its class", self.path.join("model_index.json"))
         })?;
         // A relative reference starts at the model's folder, an absolute one stands for itself.
-        let reference = self.references.get(kind.name()).map(PathBuf::as_path);
+        let reference = self.references.components.get(kind.name()).map(PathBuf::as_path);
         let path = self.path.join(reference.unwrap_or(Path::new(kind.name())));
         if !path.is_dir() {
             return Err(missing("it has no folder", path));
@@ -166,7 +204,15 @@ impl ModelFolder {
             return Err(missing("its configuration is not there", config_path));
         }
         let config: Map<String, Value> = config_from_json(&read_json(&config_path)?, &config_path)?;
-        Ok(Component { kind, class_name: class_name.to_owned(), path, config: config.into() })
+        let is_changed = kind == ComponentKind::Transformer;
+        Ok(Component {
+            kind,
+            class_name: class_name.to_owned(),
+            path,
+            config: config.into(),
+            weights_file: self.references.weights.get(kind.name()).cloned(),
+            loras: if is_changed { self.loras.clone() } else { Arc::default() },
+        })
     }
 
     /// Refuses what would load but compute something else.
@@ -197,18 +243,47 @@ impl ModelFolder {
     }
 }
 
-/// `components` of the file at `path`, if there is one.
-fn read_references(path: &Path) -> Result<BTreeMap<String, PathBuf>, CheckpointError> {
-    #[derive(serde::Deserialize)]
-    struct References {
-        #[serde(default)]
-        components: BTreeMap<String, PathBuf>,
-    }
+/// Says what to do with weights that are known but no model folder: a file, or a folder that has
+/// a transformer.
+fn refuse_known(path: &Path) -> Result<(), CheckpointError> {
+    let file = if path.is_dir() {
+        weights_below(path, ComponentKind::Transformer)
+    } else {
+        Ok(path.to_owned())
+    };
+    // What cannot be opened is reported as no model folder, which it is in any case.
+    let Some(tensors) = file.ok().and_then(|file| Tensors::open(&file).ok()) else { return Ok(()) };
+    let Some(layout) = Layout::of(&tensors) else { return Ok(()) };
+    Err(CheckpointError::Foreign {
+        found: layout.description(),
+        wanted: "a model folder with model_index.json".to_owned(),
+        advice: layout.advice_alone(),
+        path: tensors.path().to_owned(),
+    })
+}
+
+/// The weights of component `kind` in `path`, which is its folder or has it.
+///
+/// # Errors
+///
+/// If there are none.
+pub fn weights_below(path: &Path, kind: ComponentKind) -> Result<PathBuf, CheckpointError> {
+    let below = path.join(kind.name());
+    let folder = if below.is_dir() { &below } else { path };
+    locate::weights_in(folder, kind.weights_stem().unwrap_or("model"))
+}
+
+/// What the model in `folder` says about other places, if it says something.
+fn read_references(folder: &Path) -> Result<References, CheckpointError> {
+    let path = folder.join(REFERENCES_FILE);
     if !path.exists() {
-        return Ok(BTreeMap::new());
+        return Ok(References::default());
     }
-    let references: References = config_from_json(&read_json(path)?, path)?;
-    Ok(references.components)
+    let mut references: References = config_from_json(&read_json(&path)?, &path)?;
+    for file in references.weights.values_mut() {
+        *file = folder.join(&*file);
+    }
+    Ok(references)
 }
 
 /// The class in an entry `[library, class]`; absent components are `[null, null]`.
@@ -250,19 +325,19 @@ impl Component {
         })
     }
 
-    /// Opens the weights.
+    /// Opens the weights, under the names that diffusers gives them.
     ///
     /// # Errors
     ///
-    /// If there are none in safetensors format, or a file is damaged.
+    /// If there are none in a known format, a file is damaged, or holds something else.
     ///
     /// # Panics
     ///
     /// If the component is of a kind without weights.
     pub fn weights(&self) -> Result<Checkpoint, CheckpointError> {
-        let stem = self.kind.weights_stem();
-        let stem = stem.unwrap_or_else(|| panic!("a {} has no weights", self.kind.name()));
-        let checkpoint = Checkpoint::open(&locate::weights_in(&self.path, stem)?)?;
+        let tensors = Tensors::open(&self.weights_path()?)?;
+        let tensors = layout::as_component(tensors, self.kind, &self.class_name)?;
+        let checkpoint = Checkpoint::from(tensors).with_loras(self.loras.clone());
         Ok(match self.kind {
             // One table under two names; savers keep either.
             ComponentKind::TextEncoder => {
@@ -271,5 +346,16 @@ impl Component {
             }
             _ => checkpoint,
         })
+    }
+
+    /// The file or index of the weights.
+    fn weights_path(&self) -> Result<PathBuf, CheckpointError> {
+        if let Some(file) = &self.weights_file {
+            locate::refuse_shard(file)?;
+            return Ok(file.clone());
+        }
+        let stem = self.kind.weights_stem();
+        let stem = stem.unwrap_or_else(|| panic!("a {} has no weights", self.kind.name()));
+        locate::weights_in(&self.path, stem)
     }
 }

@@ -4,7 +4,7 @@
 
 use super::error::quoted;
 use super::json::UniqueMap;
-use super::{CheckpointError, Dtype, dtype};
+use super::{CheckpointError, Dtype, StoredType};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
@@ -15,12 +15,12 @@ use std::path::Path;
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// More dimensions than any tensor has; longer lists are garbage.
-const MAX_DIMS: usize = 16;
+pub(super) const MAX_DIMS: usize = 16;
 
 /// Type, shape and place of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    dtype: Dtype,
+    dtype: StoredType,
     shape: Vec<usize>,
     /// From the end of the header.
     start: u64,
@@ -28,8 +28,13 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// A tensor whose `len` bytes are its shape's in that type.
+    pub(super) fn new(dtype: StoredType, shape: Vec<usize>, start: u64, len: u64) -> Self {
+        Self { dtype, shape, start, len }
+    }
+
     /// How elements are stored.
-    pub fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> StoredType {
         self.dtype
     }
 
@@ -40,8 +45,7 @@ impl TensorInfo {
 
     /// Product of the shape.
     pub fn elements(&self) -> u64 {
-        // The bits fit: they were computed as u64 when the header was checked.
-        self.len * 8 / self.dtype.bitsize() as u64
+        self.dtype.elements(self.len)
     }
 
     /// Size in the file.
@@ -75,37 +79,52 @@ impl Header {
                 entry.checked().map_err(|problem| CheckpointError::tensor(&name, problem, path))?;
             tensors.insert(name, info);
         }
-        check_places(&tensors, data_len, path)?;
+        let end = check_places(&tensors, Gaps::None, data_len, path)?;
+        if end != data_len {
+            let problem = format!("its tensors take {end} bytes, the file has {data_len}");
+            return Err(CheckpointError::header(problem, path));
+        }
         Ok(Self { tensors, metadata: raw.metadata })
     }
 }
 
-/// Tensors must follow each other without gap or overlap and end where the file ends.
-fn check_places(
+/// How the tensors of a file may lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gaps {
+    /// One follows the other.
+    None,
+    /// Each may start behind some padding.
+    Allowed,
+}
+
+/// Checks that tensors do not overlap and lie within the `data_len` bytes of data; returns where
+/// the last one ends.
+pub(super) fn check_places(
     tensors: &BTreeMap<String, TensorInfo>,
+    gaps: Gaps,
     data_len: u64,
     path: &Path,
-) -> Result<(), CheckpointError> {
-    let mut places: Vec<(u64, u64, &str)> =
-        tensors.iter().map(|(name, info)| (info.start, info.start + info.len, &**name)).collect();
+) -> Result<u64, CheckpointError> {
+    let mut places: Vec<(u64, Option<u64>, &str)> = tensors
+        .iter()
+        .map(|(name, info)| (info.start, info.start.checked_add(info.len), &**name))
+        .collect();
     places.sort_unstable();
     let mut end = 0;
     for (start, next, name) in places {
-        if start != end {
-            let what = if start < end { "overlaps another" } else { "leaves a gap before it" };
-            return Err(CheckpointError::tensor(name, what, path));
+        if start < end {
+            return Err(CheckpointError::tensor(name, "overlaps another", path));
         }
-        if next > data_len {
+        if start > end && gaps == Gaps::None {
+            return Err(CheckpointError::tensor(name, "leaves a gap before it", path));
+        }
+        end = next.filter(|&next| next <= data_len).ok_or_else(|| {
+            let next = next.unwrap_or(u64::MAX);
             let problem = format!("ends at byte {next} of the data, the file has {data_len}");
-            return Err(CheckpointError::tensor(name, problem, path));
-        }
-        end = next;
+            CheckpointError::tensor(name, problem, path)
+        })?;
     }
-    if end != data_len {
-        let problem = format!("its tensors take {end} bytes, the file has {data_len}");
-        return Err(CheckpointError::header(problem, path));
-    }
-    Ok(())
+    Ok(end)
 }
 
 #[derive(serde::Deserialize)]
@@ -130,7 +149,8 @@ impl RawTensor {
             .map(|&dim| usize::try_from(dim))
             .collect::<Result<_, _>>()
             .map_err(|_| format!("has shape {:?}, too large for this machine", self.shape))?;
-        let expected = dtype::byte_len(dtype, &shape)?;
+        let dtype = StoredType::Plain(dtype);
+        let expected = dtype.byte_len(&shape)?;
         let [start, end] = self.data_offsets;
         match end.checked_sub(start) {
             None => Err(format!("ends at byte {end}, before its start {start}")),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 const VARIANTS: [&str; 3] = ["fp16", "bf16", "fp32"];
 
 /// Formats that are refused by name: most can run code when they are read.
-const OTHER_FORMATS: [&str; 7] = ["bin", "pth", "pt", "ckpt", "gguf", "msgpack", "h5"];
+const OTHER_FORMATS: [&str; 6] = ["bin", "pth", "pt", "ckpt", "msgpack", "h5"];
 
-/// The file or index `<stem>.safetensors` in `folder`, else its only variant.
+/// The file or index `<stem>.safetensors` in `folder`, else `<stem>.gguf`, else its only variant.
 ///
 /// # Errors
 ///
@@ -25,7 +25,11 @@ pub(super) fn weights_in(folder: &Path, stem: &str) -> Result<PathBuf, Checkpoin
     }
     names.sort();
     let has = |name: &String| names.contains(name);
-    let plain = [format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")];
+    let plain = [
+        format!("{stem}.safetensors"),
+        format!("{stem}.safetensors.index.json"),
+        format!("{stem}.gguf"),
+    ];
     if let Some(name) = plain.iter().find(|name| has(name)) {
         return Ok(folder.join(name));
     }
@@ -39,6 +43,29 @@ pub(super) fn weights_in(folder: &Path, stem: &str) -> Result<PathBuf, Checkpoin
             path: folder.to_owned(),
         }),
     }
+}
+
+/// Refuses a file that is one of several.
+///
+/// # Errors
+///
+/// If the name says so.
+pub(super) fn refuse_shard(path: &Path) -> Result<(), CheckpointError> {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let Some((stem, count)) = shard_of(&name) else { return Ok(()) };
+    Err(CheckpointError::Unsupported {
+        found: format!("one of {count} shards"),
+        supported: format!("the index of all, {stem}.safetensors.index.json"),
+        path: path.to_owned(),
+    })
+}
+
+/// Stem and number of shards in a name such as `stem-00001-of-00003.safetensors`.
+fn shard_of(name: &str) -> Option<(&str, u32)> {
+    let (stem, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (stem, number) = stem.rsplit_once('-')?;
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(number) && is_number(count)).then_some((stem, count.parse().ok()?))
 }
 
 /// Names in use for the weights in one precision; indexes were named in two ways.
@@ -70,8 +97,22 @@ fn explanation(stem: &str, names: &[String], variants: &[String]) -> String {
         let other = quoted(other);
         return format!(", only {other}: weights in safetensors format are needed");
     }
-    let is_safetensors = |name: &&String| name.ends_with(".safetensors");
-    names.iter().find(is_safetensors).map_or_else(String::new, |name| {
+    let is_readable = |name: &&String| name.ends_with(".safetensors") || name.ends_with(".gguf");
+    names.iter().find(is_readable).map_or_else(String::new, |name| {
         format!(", only {}: rename it if these are the weights", quoted(name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_known_by_their_names() {
+        assert_eq!(shard_of("m-00001-of-00003.safetensors"), Some(("m", 3)));
+        assert_eq!(shard_of("a-of-b-00002-of-00002.safetensors"), Some(("a-of-b", 2)));
+        for name in ["m.safetensors", "m-1-of-3.safetensors", "best-of-00003.safetensors", ""] {
+            assert_eq!(shard_of(name), None, "{name}");
+        }
+    }
 }

@@ -1,25 +1,27 @@
 //! A checkpoint as the parameters of a model.
 
-use super::{CheckpointError, Tensors};
+use super::{CheckpointError, Dtype, Lora, TensorSpec, Tensors};
 use crate::nn::{FullLinear, Linear, WeightError, WeightSource};
 use burn::tensor::Device;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Elements one device tensor holds unless said otherwise: 128 MiB of f32, what every WebGPU
 /// adapter can bind.
 pub const DEFAULT_MAX_ELEMENTS: usize = 32 << 20;
 
-/// Full-precision parameters from safetensors files.
+/// Full-precision parameters from files, with every [`Lora`] added.
 #[derive(Debug)]
 pub struct Checkpoint {
     tensors: Tensors,
     /// `(asked for, stored as)`.
     aliases: Vec<(String, String)>,
+    loras: Arc<Vec<Lora>>,
     max_elements: usize,
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file or the `.json` index of several.
+    /// Opens a `.safetensors` or `.gguf` file, or the `.json` index of several.
     ///
     /// # Errors
     ///
@@ -35,6 +37,18 @@ impl Checkpoint {
     pub fn with_alias(mut self, name: impl Into<String>, stored_name: impl Into<String>) -> Self {
         self.aliases.push((name.into(), stored_name.into()));
         self
+    }
+
+    /// Adds `loras` to the parameters that they change, in that order.
+    #[must_use]
+    pub fn with_loras(mut self, loras: Arc<Vec<Lora>>) -> Self {
+        self.loras = loras;
+        self
+    }
+
+    /// What is added.
+    pub fn loras(&self) -> &[Lora] {
+        &self.loras
     }
 
     /// Splits linear layers so that no tensor on the device exceeds `max_elements` values.
@@ -56,6 +70,59 @@ impl Checkpoint {
     /// The tensors as they are stored.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
+    }
+
+    /// How tensor `name` is written to a safetensors file: as it is stored where that is possible,
+    /// else, if it is stored in blocks or a LoRA changes it, in f32.
+    pub fn copy_spec(&self, name: &str) -> Option<TensorSpec> {
+        let info = self.tensors.info(name)?;
+        let dtype = info.dtype().plain().filter(|_| !self.is_changed(name)).unwrap_or(Dtype::F32);
+        Some(TensorSpec { name: name.to_owned(), dtype, shape: info.shape().to_vec() })
+    }
+
+    /// The bytes of tensor `name` as [`Checkpoint::copy_spec`] says.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such tensor, it cannot be read, or stands for a number that is not finite.
+    pub fn copy_bytes(&self, name: &str) -> Result<Vec<u8>, WeightError> {
+        let failed = |err: CheckpointError| err.into_weight_error(name);
+        let info = self.tensors.info(name);
+        let converts = info.is_some_and(|info| info.dtype().plain().is_none());
+        match info {
+            Some(info) if converts || self.is_changed(name) => {
+                let values = self.values(name, info.shape())?;
+                Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            _ => {
+                if info.is_some_and(|info| info.dtype().is_float()) {
+                    self.tensors.floats(name).map_err(failed)?; // refuses what is not finite
+                }
+                Ok(self.tensors.raw(name).map_err(failed)?.bytes)
+            }
+        }
+    }
+
+    fn is_changed(&self, name: &str) -> bool {
+        self.loras.iter().any(|lora| lora.changes(name))
+    }
+
+    /// Adds every [`Lora`] to the given rows of the parameter `name`.
+    fn add_loras(&self, name: &str, rows: &[usize], values: &mut [f32]) -> Result<(), WeightError> {
+        if !self.is_changed(name) {
+            return Ok(());
+        }
+        for lora in self.loras.iter() {
+            lora.add_to(name, rows, values).map_err(|err| err.into_weight_error(name))?;
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(index) => Err(WeightError::Unusable {
+                tensor: name.to_owned(),
+                message: format!("is {} at element {index} with the LoRA added", values[index]),
+                path: self.tensors.path_of(name).to_owned(),
+            }),
+        }
     }
 
     /// Elements one device tensor may hold.
@@ -94,7 +161,8 @@ impl Checkpoint {
 
 impl From<Tensors> for Checkpoint {
     fn from(tensors: Tensors) -> Self {
-        Self { tensors, aliases: Vec::new(), max_elements: DEFAULT_MAX_ELEMENTS }
+        let loras = Arc::default();
+        Self { tensors, aliases: Vec::new(), loras, max_elements: DEFAULT_MAX_ELEMENTS }
     }
 }
 
@@ -105,12 +173,19 @@ impl WeightSource for Checkpoint {
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
         let stored = self.checked(name, shape)?;
-        self.tensors.floats(stored).map_err(|err| err.into_weight_error(stored))
+        let mut values =
+            self.tensors.floats(stored).map_err(|err| err.into_weight_error(stored))?;
+        let rows: Vec<usize> = (0..shape.first().copied().unwrap_or(1)).collect();
+        self.add_loras(stored, &rows, &mut values)?;
+        Ok(values)
     }
 
     fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Vec<f32>, WeightError> {
         let stored = self.checked(name, &shape)?;
-        self.tensors.float_rows(stored, rows).map_err(|err| err.into_weight_error(stored))
+        let mut values =
+            self.tensors.float_rows(stored, rows).map_err(|err| err.into_weight_error(stored))?;
+        self.add_loras(stored, rows, &mut values)?;
+        Ok(values)
     }
 
     fn linear(

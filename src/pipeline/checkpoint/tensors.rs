@@ -1,9 +1,9 @@
-//! The tensors of one safetensors file or of all shards of an index.
+//! The tensors of one safetensors or GGUF file, or of all shards of an index.
 
 use super::error::quoted;
 use super::file::TensorFile;
 use super::index::Index;
-use super::{CheckpointError, Dtype, TensorInfo};
+use super::{CheckpointError, Dtype, StoredType, TensorInfo};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,15 +12,23 @@ use std::path::{Path, PathBuf};
 pub struct Tensors {
     path: PathBuf,
     files: Vec<TensorFile>,
-    /// Tensor to position in `files`.
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Place {
+    /// Position in `files`.
+    file: usize,
+    /// Its name there.
+    stored: String,
 }
 
 /// A tensor as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawTensor {
-    /// Type of the elements.
-    pub dtype: Dtype,
+    /// How elements are stored.
+    pub dtype: StoredType,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
     /// Row-major, little-endian.
@@ -28,7 +36,7 @@ pub struct RawTensor {
 }
 
 impl Tensors {
-    /// Opens a `.safetensors` file, or a `.json` index with the shards beside it.
+    /// Opens a `.safetensors` or `.gguf` file, or a `.json` index with the shards beside it.
     ///
     /// # Errors
     ///
@@ -38,7 +46,8 @@ impl Tensors {
             Self::open_index(path)
         } else {
             let file = TensorFile::open(path)?;
-            let places = file.header().tensors.keys().map(|name| (name.clone(), 0)).collect();
+            let place = |name: &String| (name.clone(), Place { file: 0, stored: name.clone() });
+            let places = file.header().tensors.keys().map(place).collect();
             Ok(Self { path: path.to_owned(), files: vec![file], places })
         }
     }
@@ -62,9 +71,33 @@ impl Tensors {
                     format!("the shard {} does not hold tensor {}", quoted(&shard), quoted(&name));
                 return Err(CheckpointError::index(problem, path));
             }
-            places.insert(name, at);
+            places.insert(name.clone(), Place { file: at, stored: name });
         }
         Ok(Self { path: path.to_owned(), files, places })
+    }
+
+    /// The same tensors under the names that `rename` gives them; `None` leaves a tensor out.
+    ///
+    /// # Errors
+    ///
+    /// If two tensors would have the same name.
+    pub fn renamed(
+        mut self,
+        rename: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, CheckpointError> {
+        for (name, place) in std::mem::take(&mut self.places) {
+            let Some(renamed) = rename(&name) else { continue };
+            if let Some(other) = self.places.insert(renamed, place) {
+                let problem = format!("stands for the same parameter as {}", quoted(&other.stored));
+                return Err(CheckpointError::tensor(&name, problem, &self.path));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Every file, the shards of an index in order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(TensorFile::path)
     }
 
     /// The file or index that was opened.
@@ -74,7 +107,7 @@ impl Tensors {
 
     /// The file that holds tensor `name`; the path that was opened if none does.
     pub fn path_of(&self, name: &str) -> &Path {
-        self.places.get(name).map_or(&self.path, |&at| self.files[at].path())
+        self.places.get(name).map_or(&self.path, |place| self.files[place.file].path())
     }
 
     /// Names of all tensors, sorted.
@@ -87,7 +120,8 @@ impl Tensors {
         self.find(name).ok().map(|(_, info)| info)
     }
 
-    /// The free-form text in the header, of the first shard if there are several.
+    /// The free-form text in the header, of the first shard if there are several; of a GGUF file,
+    /// its short texts and numbers.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.files[0].header().metadata
     }
@@ -96,8 +130,8 @@ impl Tensors {
     ///
     /// # Errors
     ///
-    /// If there is no such tensor, it is not stored as F32, F16, BF16 or F64, holds a value that
-    /// is not finite, or cannot be read.
+    /// If there is no such tensor, it is of no type that stands for real numbers, holds a value
+    /// that is not finite, or cannot be read.
     pub fn floats(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let (file, info) = self.find(name)?;
         let mut values = Vec::new();
@@ -140,7 +174,7 @@ impl Tensors {
     /// If there is no such tensor, it has another type, or cannot be read.
     pub fn words(&self, name: &str) -> Result<Vec<u32>, CheckpointError> {
         let (file, info) = self.find(name)?;
-        if !matches!(info.dtype(), Dtype::U32 | Dtype::I32) {
+        if !matches!(info.dtype().plain(), Some(Dtype::U32 | Dtype::I32)) {
             return Err(CheckpointError::Dtype {
                 tensor: quoted(name),
                 dtype: info.dtype(),
@@ -165,7 +199,10 @@ impl Tensors {
     fn find(&self, name: &str) -> Result<(&TensorFile, &TensorInfo), CheckpointError> {
         self.places
             .get(name)
-            .and_then(|&at| Some((&self.files[at], self.files[at].header().tensors.get(name)?)))
+            .and_then(|Place { file, stored }| {
+                let file = &self.files[*file];
+                Some((file, file.header().tensors.get(stored)?))
+            })
             .ok_or_else(|| CheckpointError::MissingTensor {
                 tensor: quoted(name),
                 path: self.path.clone(),

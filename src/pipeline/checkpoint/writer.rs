@@ -1,6 +1,6 @@
 //! Safetensors files written tensor by tensor, so that a model need not fit in memory.
 
-use super::{Dtype, dtype};
+use super::{Dtype, StoredType};
 use crate::pipeline::atomic::{AtomicFile, OutputError};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,8 @@ impl TensorSpec {
     ///
     /// If there can be no such tensor.
     pub fn byte_len(&self) -> u64 {
-        dtype::byte_len(self.dtype, &self.shape)
+        StoredType::Plain(self.dtype)
+            .byte_len(&self.shape)
             .unwrap_or_else(|problem| panic!("tensor {:?} {problem}", self.name))
     }
 }

@@ -8,7 +8,9 @@ use crate::nn::{PackedLinear, WeightError, WeightSource};
 use crate::pipeline::PipelineError;
 use crate::pipeline::atomic::OutputError;
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::checkpoint::{Checkpoint, Component, Dtype, SafetensorsWriter, TensorSpec};
+use crate::pipeline::checkpoint::{
+    Checkpoint, Component, SafetensorsWriter, TensorInfo, TensorSpec, Tensors,
+};
 use crate::pipeline::companions::write_json;
 use crate::pipeline::packed::{
     LayerEntry, Manifest, PackedCheckpoint, checksum, config_with_note, packed_specs, write_packed,
@@ -58,6 +60,12 @@ impl Packing<'_> {
             }
         };
         let tensors = checkpoint.tensors();
+        if tensors.names().any(|name| is_in_blocks(tensors, name)) {
+            log::warn!(
+                "{} is quantized already, and the errors of both roundings will add up",
+                tensors.path().display()
+            );
+        }
         let fates: Vec<(String, Fate<'_>)> =
             tensors.names().map(|name| (name.to_owned(), self.fate(name))).collect();
         let specs: Vec<TensorSpec> =
@@ -80,13 +88,10 @@ impl Packing<'_> {
             cancel.check()?;
             match fate {
                 Fate::Copied => {
-                    if tensors.info(name).is_some_and(|info| is_float(info.dtype())) {
-                        tensors.floats(name)?; // refuses what is not finite
-                    }
-                    let raw = tensors.raw(name)?;
-                    report.bytes_after += raw.bytes.len() as u64;
-                    report.bytes_before += raw.bytes.len() as u64;
-                    writer.write(name, &raw.bytes)?;
+                    let bytes = checkpoint.copy_bytes(name)?;
+                    report.bytes_after += bytes.len() as u64;
+                    report.bytes_before += tensors.info(name).map_or(0, TensorInfo::byte_len);
+                    writer.write(name, &bytes)?;
                 }
                 Fate::Packed(linear, spec) => {
                     let layer = self.pack(&checkpoint, linear, spec, &mut writer)?;
@@ -119,16 +124,7 @@ impl Packing<'_> {
     /// What stands in the output for tensor `name`.
     fn specs(&self, source: &Checkpoint, name: &str, fate: &Fate<'_>) -> Vec<TensorSpec> {
         match fate {
-            Fate::Copied => source
-                .tensors()
-                .info(name)
-                .map(|info| TensorSpec {
-                    name: name.to_owned(),
-                    dtype: info.dtype(),
-                    shape: info.shape().to_vec(),
-                })
-                .into_iter()
-                .collect(),
+            Fate::Copied => source.copy_spec(name).into_iter().collect(),
             Fate::Packed(linear, layer) => {
                 let shape = [linear.out_features, linear.in_features];
                 packed_specs(&linear.name, shape, &layer.weights).to_vec()
@@ -193,8 +189,8 @@ impl Packing<'_> {
     }
 }
 
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+fn is_in_blocks(tensors: &Tensors, name: &str) -> bool {
+    tensors.info(name).is_some_and(|info| info.dtype().plain().is_none())
 }
 
 fn layer_precision(spec: &LayerSpec) -> String {
@@ -203,7 +199,7 @@ fn layer_precision(spec: &LayerSpec) -> String {
 }
 
 /// `‖W − Ŵ‖ / ‖W‖`, accumulated in f64.
-fn relative_error(weight: &[f32], parts: &[PackedRows]) -> f64 {
+pub(in crate::pipeline) fn relative_error(weight: &[f32], parts: &[PackedRows]) -> f64 {
     let (mut error, mut norm, mut start) = (0.0, 0.0, 0);
     for part in parts {
         let values = part.values();
