@@ -11,13 +11,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use cpu_time::ProcessTime;
 use qvgen::kernels::device::{self, Selection};
 use qvgen::method::{Rounding, Scope};
+use qvgen::models::DenoiserConfig;
 use qvgen::models::LinearShape;
-use qvgen::models::wan::{WanConfig, WanTransformer};
+use qvgen::models::wan::WanConfig;
 use qvgen::nn::{
     FullLinear, Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights,
 };
-use qvgen::pipeline::memory::{TransformerBytes, activation_bytes};
-use qvgen::pipeline::plan::{forward_ops, peak_host_bytes};
+use qvgen::pipeline::memory::TransformerBytes;
+use qvgen::pipeline::plan::peak_host_bytes;
 use qvgen::quant::Calibration;
 use std::time::Instant;
 
@@ -102,13 +103,14 @@ fn print_plan() -> anyhow::Result<()> {
     let models = [("1.3B", WanConfig::wan2_1_t2v_1_3b()), ("14B", WanConfig::wan2_1_t2v_14b())];
     for (name, config) in models {
         for precision in ["full", "w8a8", "w4a4", "w3a3"] {
-            let rounding = Rounding::new(Scope::recommended(precision.parse()?));
+            let rounding =
+                Rounding::new(Scope::recommended(precision.parse()?, config.sensitive_layers()));
             let weights = RandomWeights { rounding, max_elements: usize::MAX };
             let parameters = TransformerBytes::of(&config, &|layer| weights.bytes(layer));
             let weight_bytes = parameters.on_device(config.num_layers);
             let total = [17, 33, 81].map(|frames| {
                 let tokens = ((frames - 1) / 4 + 1) * 30 * 52;
-                let activations = activation_bytes(&config, tokens, 2 * 512, 1 << 29);
+                let activations = config.activation_bytes(tokens, 512, 2, 1 << 29);
                 format!("{:.1}", (weight_bytes + activations) as f64 / GIB)
             });
             let weights = weight_bytes as f64 / GIB;
@@ -140,7 +142,7 @@ fn main() -> anyhow::Result<()> {
 
     let open = device::open(&Selection::Auto, None)?;
     println!("{}", open.describe());
-    let mut rounding = Rounding::new(Scope::recommended(precision));
+    let mut rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
     rounding.calibration = Calibration::MinMax; // random weights need no search
     let weights = RandomWeights { rounding, max_elements: open.max_elements() };
     let weight_bytes = |layer: &LinearShape| weights.bytes(layer);
@@ -148,8 +150,7 @@ fn main() -> anyhow::Result<()> {
     let weights = Weights::new(&weights, &open.device);
     let limits = Limits { max_elements: open.max_elements() };
     let start = Instant::now();
-    let transformer =
-        WanTransformer::load_streamed(&weights, &config, limits, resident, &mut |_, _| {})?;
+    let transformer = config.load_streamed(&weights, limits, resident, &mut |_, _| {})?;
     open.device.sync()?;
     // What was needed to quantize is not needed any more.
     open.device.memory_cleanup();
@@ -174,12 +175,12 @@ fn main() -> anyhow::Result<()> {
             "{pass} forward pass: {frames} frames of {width}x{height}, {tokens} tokens, {precision}: \
              {seconds:.2} s ({:.2} s of processor time), {:.3} tera-operations per second",
             processor.elapsed().as_secs_f64(),
-            forward_ops(&config, tokens, 512) / seconds / 1e12
+            config.ops(tokens, 512).total(config.num_layers) / seconds / 1e12
         );
     }
     let gib = |bytes: u64| bytes as f64 / GIB;
     let weight_bytes = parameters.on_device(resident);
-    let activations = activation_bytes(&config, tokens, 512, open.max_elements());
+    let activations = config.activation_bytes(tokens, 512, 1, open.max_elements());
     println!(
         "device memory predicted: {:.2} GiB ({:.2} weights, {:.2} activations)",
         gib(weight_bytes + activations),

@@ -13,6 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use qvgen::kernels::device::{self, OpenDevice, Selection};
 use qvgen::method::Scope;
 use qvgen::method::qvgen::{Auxiliary, Method, Recipe};
+use qvgen::models::DenoiserConfig;
 use qvgen::models::wan::{WanBlock, WanConfig, rotations};
 use qvgen::nn::{Limits, Trace, Weights};
 use qvgen::pipeline::plan::peak_host_bytes;
@@ -87,7 +88,7 @@ impl Case {
         }
         let linears: Vec<_> =
             config.linears().into_iter().filter(|l| l.name.starts_with("blocks.0.")).collect();
-        let scope = Scope::recommended("w4a4".parse()?);
+        let scope = Scope::recommended("w4a4".parse()?, config.sensitive_layers());
         let layers = recipe
             .map(|recipe| {
                 QuantizedLayers::prepare(&mut parameters, &linears, &scope, recipe, 1000, 0)

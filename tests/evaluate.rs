@@ -8,12 +8,13 @@ use qvgen::evaluate::{
     Stage, Statistic, balanced_cases, check_reference, contact_sheet, prompt_cases, sample_seed,
 };
 use qvgen::kernels::device::OpenDevice;
-use qvgen::method::{Rounding, Scope};
-use qvgen::models::wan::WanTransformer;
+use qvgen::method::Rounding;
+use qvgen::models::wan::WanConfig;
+use qvgen::models::{Denoiser, DenoiserConfig};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::defaults::SamplingDefaults;
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::pipeline::noise::standard_normal;
 use qvgen::pipeline::packed::Arithmetic;
 use qvgen::pipeline::plan::Plan;
@@ -29,7 +30,7 @@ fn settings(seeds: u64) -> EvaluationSettings {
         height: SIDE,
         steps: 3,
         fps: 8.0,
-        ..SamplingDefaults::default()
+        ..SamplingDefaults::from(WanConfig::wan2_1_t2v_1_3b().usual_call(8))
     };
     EvaluationSettings::suggested(&defaults, seeds)
 }
@@ -256,8 +257,8 @@ fn opened() -> [(&'static str, OpenDevice); 2] {
     devices().map(|(name, device)| (name, OpenDevice { device, adapter: None }))
 }
 
-fn model() -> WanModel {
-    WanModel::open(&fixture_folders("wan_")[0]).expect("a model")
+fn model() -> VideoModel {
+    VideoModel::open(&fixture_folders("wan_")[0]).expect("a model")
 }
 
 /// Small enough for a software adapter.
@@ -273,9 +274,13 @@ fn no_progress() -> impl FnMut(Stage, usize, usize) {
     |_, _, _| {}
 }
 
-fn transformer(model: &WanModel, device: &OpenDevice, precision: Option<&str>) -> WanTransformer {
-    let rounding = precision
-        .map(|precision| Rounding::new(Scope::recommended(precision.parse().expect("bits"))));
+fn transformer(
+    model: &VideoModel,
+    device: &OpenDevice,
+    precision: Option<&str>,
+) -> Box<dyn Denoiser> {
+    let scope = |precision: &str| model.recommended_scope(precision.parse().expect("bits"));
+    let rounding = precision.map(|precision| Rounding::new(scope(precision)));
     let rounding = rounding.as_ref().map(|rounding| (rounding, Arithmetic::Packed));
     let weights = model.weights(ComponentKind::Transformer, rounding, usize::MAX).expect("weights");
     let sampler = Sampler { model, device, cancel: Cancel::new() };
@@ -294,7 +299,7 @@ fn a_clip_is_that_of_a_single_run_whatever_is_sampled_beside_it() {
         let jobs = [(&embeds[0], 5), (&embeds[1], 6), (&embeds[1], 5), (&embeds[0], 5)];
         let mut done = Vec::new();
         let samples = clips
-            .samples(&transformer, Some(&embeds[2]), &jobs, &mut |count| done.push(count))
+            .samples(&*transformer, Some(&embeds[2]), &jobs, &mut |count| done.push(count))
             .expect("samples");
         assert_eq!((samples.len(), done.last()), (4, Some(&4)), "{name}");
         assert_eq!(samples[0].latent, samples[3].latent, "{name}");
@@ -321,17 +326,17 @@ fn a_model_agrees_with_itself_and_less_with_its_two_bit_form() {
         let mut evaluator =
             Evaluator::new(&model, &device, Cancel::new(), small(2), cases.clone(), progress)
                 .expect("an evaluator");
-        let alone = evaluator.evaluate(&full, progress).expect("an evaluation").evaluation;
+        let alone = evaluator.evaluate(&*full, progress).expect("an evaluation").evaluation;
         assert!(alone.agreement.is_none() && alone.clips.len() == 8, "{name}");
         assert_eq!(alone.flow_loss_by_level.len(), 2, "{name}");
         assert!(alone.captions.expect("captions").ceiling.is_some(), "{name}");
 
-        evaluator.set_reference("itself", &full, progress).expect("a reference");
-        let same = evaluator.evaluate(&full, progress).expect("an evaluation");
+        evaluator.set_reference("itself", &*full, progress).expect("a reference");
+        let same = evaluator.evaluate(&*full, progress).expect("an evaluation");
         let agreement = same.evaluation.agreement.clone().expect("agreement");
         assert_eq!((mean(agreement.psnr), mean(agreement.ssim)), (100.0, 1.0), "{name}");
         assert_eq!(mean(agreement.velocity_mse), 0.0, "{name}");
-        let other = evaluator.evaluate(&packed, progress).expect("an evaluation").evaluation;
+        let other = evaluator.evaluate(&*packed, progress).expect("an evaluation").evaluation;
         let agreement = other.agreement.as_ref().expect("agreement");
         assert!(mean(agreement.psnr) < 60.0, "{name}: {agreement:?}");
         assert!(mean(agreement.velocity_mse) > 1e-6, "{name}: {agreement:?}");
@@ -354,8 +359,8 @@ fn prompts_that_are_no_captions_have_agreement_alone() {
     let cases = cases.expect("cases");
     let mut evaluator = Evaluator::new(&model, &device, Cancel::new(), small(1), cases, progress)
         .expect("an evaluator");
-    evaluator.set_reference("itself", &full, progress).expect("a reference");
-    let evaluation = evaluator.evaluate(&full, progress).expect("an evaluation").evaluation;
+    evaluator.set_reference("itself", &*full, progress).expect("a reference");
+    let evaluation = evaluator.evaluate(&*full, progress).expect("an evaluation").evaluation;
     assert!(evaluation.captions.is_none() && evaluation.flow_loss_by_level.is_empty());
     let agreement = evaluation.agreement.expect("agreement");
     assert_eq!((mean(agreement.psnr), mean(agreement.velocity_mse)), (100.0, 0.0));
@@ -372,7 +377,10 @@ fn settings_and_references_that_do_not_fit_are_refused() {
     let mut settings = small(1);
     settings.sampling.frames = 6;
     assert!(error(settings).contains("--frames"));
-    let wide = qvgen::models::wan::WanConfig { text_dim: 4096, ..model.transformer.clone() };
-    let error = check_reference(&model.transformer, &wide).expect_err("other texts").to_string();
+    let text = std::fs::read_to_string(model.folder.path().join("transformer/config.json"));
+    let json = serde_json::from_str(&text.expect("a file")).expect("JSON");
+    let own = WanConfig::from_json(&json).expect("a configuration");
+    let wide = WanConfig { text_dim: 4096, ..own };
+    let error = check_reference(&*model.transformer, &wide).expect_err("other texts").to_string();
     assert!(error.contains("text_dim 4096") && error.contains("24"), "{error}");
 }

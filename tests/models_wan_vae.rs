@@ -8,11 +8,12 @@ mod weights;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{Reference, assert_matches, devices, fixture_folders, max_error};
+use qvgen::models::Tiling;
 use qvgen::models::wan_vae::{
-    Tiling, WanVaeConfig, WanVaeDecoder, WanVaeEncoder, WanVaeError, decode_peak_bytes,
-    largest_tensor_elements,
+    WanVaeConfig, WanVaeDecoder, WanVaeEncoder, decode_peak_bytes, largest_tensor_elements,
 };
 use qvgen::nn::Weights;
+use std::ops::ControlFlow;
 use std::path::Path;
 use weights::FixtureWeights;
 
@@ -127,7 +128,7 @@ fn decode_hands_its_sink_one_frame_and_then_four_at_a_time() {
             let mut frames = Vec::new();
             let mut sink = |chunk: Tensor<4>| {
                 frames.push(chunk.dims()[1]);
-                Ok::<_, WanVaeError>(())
+                ControlFlow::Continue(())
             };
             decoder.decode(latent.clone(), tiling, &mut sink).unwrap();
             let factor = fixture.config.temporal_factor();
@@ -140,16 +141,16 @@ fn decode_hands_its_sink_one_frame_and_then_four_at_a_time() {
 }
 
 #[test]
-fn decode_stops_at_the_first_error_of_its_sink() {
+fn decode_stops_when_its_sink_does() {
     let fixture = &Fixture::all()[0];
     let (_, device) = &devices()[0];
     let mut calls = 0;
-    let result =
-        fixture.decoder(device).decode(fixture.normalized_latent(device), None, &mut |_| {
-            calls += 1;
-            Err(WanVaeError::Device { message: "full".to_owned() })
-        });
-    assert_eq!(result.unwrap_err().to_string(), "the device failed: full");
+    let mut sink = |_| {
+        calls += 1;
+        ControlFlow::Break(())
+    };
+    let latent = fixture.normalized_latent(device);
+    fixture.decoder(device).decode(latent, None, &mut sink).unwrap();
     assert_eq!(calls, 1);
 }
 

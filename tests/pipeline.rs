@@ -6,12 +6,12 @@ use burn::tensor::{Tensor, TensorData};
 use common::{Reference, devices, fixture_folders, max_error};
 use qvgen::kernels::device::OpenDevice;
 use qvgen::method::{Rounding, Scope};
-use qvgen::models::wan::WanTransformer;
+use qvgen::models::Denoiser;
 use qvgen::nn::Trace;
 use qvgen::pipeline::atomic::OutputError;
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
-use qvgen::pipeline::model::{ComponentWeights, WanModel};
+use qvgen::pipeline::model::{ComponentWeights, VideoModel};
 use qvgen::pipeline::noise::standard_normal;
 use qvgen::pipeline::packed::Arithmetic;
 use qvgen::pipeline::quantize::{QuantizeJob, quantize};
@@ -36,7 +36,7 @@ fn no_progress() -> impl FnMut(Stage, usize, usize) {
     |_, _, _| {}
 }
 
-fn sampler<'a>(model: &'a WanModel, device: &'a OpenDevice) -> Sampler<'a> {
+fn sampler<'a>(model: &'a VideoModel, device: &'a OpenDevice) -> Sampler<'a> {
     Sampler { model, device, cancel: Cancel::new() }
 }
 
@@ -89,10 +89,10 @@ impl Run<'_> {
             .expect("a batch of latents");
         let mut scheduler = self.scheduler();
         sampler
-            .denoise(&transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)
+            .denoise(&*transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)
             .expect("a finished run");
         let decoder = sampler.load_decoder().expect("a decoder");
-        let frames = sampler.decode(&decoder, (&latent, shape), None, progress).expect("a video");
+        let frames = sampler.decode(&*decoder, (&latent, shape), None, progress).expect("a video");
         (latent, frames)
     }
 
@@ -117,7 +117,7 @@ fn whole_runs_match_the_reference_on_all_devices() {
     say("folder     run    device  latents   frames   (max |delta| / rms)");
     for folder in fixture_folders("wan_") {
         let reference = Reference::open(&folder);
-        let model = WanModel::open(&folder).expect("a model");
+        let model = VideoModel::open(&folder).expect("a model");
         for (device_name, device) in opened() {
             let sampler = sampler(&model, &device);
             let weights = model
@@ -142,18 +142,14 @@ fn whole_runs_match_the_reference_on_all_devices() {
 }
 
 /// Denoises two steps with guidance of scale 5 that is dropped late, or without guidance.
-fn denoised(
-    sampler: &Sampler<'_>,
-    transformer: &WanTransformer,
-    late_drop: Option<f64>,
-) -> Vec<f32> {
+fn denoised(sampler: &Sampler<'_>, transformer: &dyn Denoiser, late_drop: Option<f64>) -> Vec<f32> {
     let prompts = if late_drop.is_some() { &["rain", ""][..] } else { &["rain"] };
     let embeds = sampler.encode(prompts, &mut no_progress()).expect("embeddings");
     let context = |embeds| transformer.text_context(embeds, &mut Trace::off());
     let contexts: Vec<_> = embeds.into_iter().map(context).collect();
     let guidance =
         Guidance { contexts: &contexts, scale: 5.0, late_drop: late_drop.unwrap_or(0.0) };
-    let shape = [sampler.model.vae.z_dim, 2, 4, 4];
+    let shape = [sampler.model.vae.z_dim(), 2, 4, 4];
     let mut latent = standard_normal(0, 0, shape.iter().product());
     let mut scheduler = sampler.model.scheduler.build(2).expect("a scheduler");
     sampler
@@ -170,13 +166,13 @@ fn denoised(
 
 #[test]
 fn guidance_that_is_dropped_late_is_guidance_up_to_there() {
-    let model = WanModel::open(&fixture_folders("wan_")[0]).expect("a model");
+    let model = VideoModel::open(&fixture_folders("wan_")[0]).expect("a model");
     for (name, device) in opened() {
         let sampler = sampler(&model, &device);
         let weights = model.weights(ComponentKind::Transformer, None, usize::MAX).expect("weights");
         let transformer =
             sampler.load_transformer(&weights, &mut no_progress()).expect("a transformer");
-        let run = |late_drop| denoised(&sampler, &transformer, late_drop);
+        let run = |late_drop| denoised(&sampler, &*transformer, late_drop);
         assert_eq!(run(Some(1.0)), run(None), "{name}: no step is guided");
         let [never, half] = [Some(0.0), Some(0.5)].map(run);
         assert_ne!(never, half, "{name}: the last step is not guided");
@@ -184,12 +180,12 @@ fn guidance_that_is_dropped_late_is_guidance_up_to_there() {
     }
 }
 
-fn rounding(precision: &str) -> Rounding {
-    Rounding::new(Scope::recommended(precision.parse().expect("a precision")))
+fn rounding(model: &VideoModel, precision: &str) -> Rounding {
+    Rounding::new(model.recommended_scope(precision.parse().expect("a precision")))
 }
 
 /// The predictions of the fixture's transformer with `weights` for both samples of its batch.
-fn predict(model: &WanModel, device: &OpenDevice, weights: &ComponentWeights) -> [Vec<f32>; 2] {
+fn predict(model: &VideoModel, device: &OpenDevice, weights: &ComponentWeights) -> [Vec<f32>; 2] {
     let reference = Reference::open(model.folder.path());
     let transformer =
         sampler(model, device).load_transformer(weights, &mut no_progress()).expect("weights");
@@ -220,12 +216,12 @@ fn packed_models_equal_their_fake_quantized_form() {
     let better =
         |a: &[Vec<f32>; 2], b: &[Vec<f32>; 2]| max_error(&a[0], &b[0]).min(max_error(&a[1], &b[1]));
     for folder in fixture_folders("wan_") {
-        let model = WanModel::open(&folder).expect("a model");
+        let model = VideoModel::open(&folder).expect("a model");
         for (name, device) in opened() {
             let full = model.weights(ComponentKind::Transformer, None, usize::MAX);
             let full = predict(&model, &device, &full.expect("weights"));
             for precision in ["w4a4", "w3a3", "w4a16", "w8a8"] {
-                let rounding = rounding(precision);
+                let rounding = rounding(&model, precision);
                 let [packed, fake] = [Arithmetic::Packed, Arithmetic::FakeQuant].map(|form| {
                     let rounding = Some((&rounding, form));
                     let weights = model.weights(ComponentKind::Transformer, rounding, usize::MAX);
@@ -240,10 +236,10 @@ fn packed_models_equal_their_fake_quantized_form() {
     }
 }
 
-fn job(out: &Path, precision: &str) -> QuantizeJob {
+fn job(model: &VideoModel, out: &Path, precision: &str) -> QuantizeJob {
     QuantizeJob {
         out: out.to_owned(),
-        transformer: rounding(precision),
+        transformer: rounding(model, precision),
         text_encoder: None,
         refer: false,
         overwrite: false,
@@ -251,17 +247,21 @@ fn job(out: &Path, precision: &str) -> QuantizeJob {
     }
 }
 
-fn run_job(model: &WanModel, job: &QuantizeJob, device: &OpenDevice) -> Result<(), PipelineError> {
+fn run_job(
+    model: &VideoModel,
+    job: &QuantizeJob,
+    device: &OpenDevice,
+) -> Result<(), PipelineError> {
     quantize(model, job, device, &Cancel::new(), &mut |_, _, _| {}).map(drop)
 }
 
 #[test]
 fn a_packed_folder_computes_what_quantizing_while_loading_does() {
     let folder = &fixture_folders("wan_")[0];
-    let model = WanModel::open(folder).expect("a model");
+    let model = VideoModel::open(folder).expect("a model");
     let place = tempfile::tempdir().expect("a temporary folder");
     for (name, device) in opened() {
-        let rounding = rounding("w3a4");
+        let rounding = rounding(&model, "w3a4");
         let loaded = model
             .weights(ComponentKind::Transformer, Some((&rounding, Arithmetic::Packed)), usize::MAX)
             .expect("weights");
@@ -269,9 +269,9 @@ fn a_packed_folder_computes_what_quantizing_while_loading_does() {
         for (form, max_shard_bytes, refer) in [("whole", u64::MAX, false), ("shards", 20_000, true)]
         {
             let out = place.path().join(format!("{name}-{form}"));
-            let job = QuantizeJob { max_shard_bytes, refer, ..job(&out, "w3a4") };
+            let job = QuantizeJob { max_shard_bytes, refer, ..job(&model, &out, "w3a4") };
             run_job(&model, &job, &device).expect("a packed folder");
-            let packed = WanModel::open(&out).expect("a model");
+            let packed = VideoModel::open(&out).expect("a model");
             let weights =
                 packed.weights(ComponentKind::Transformer, None, usize::MAX).expect("weights");
             assert_eq!(weights.precision(&[]), "w3a4");
@@ -283,23 +283,25 @@ fn a_packed_folder_computes_what_quantizing_while_loading_does() {
 #[test]
 fn quantizing_twice_or_over_a_folder_is_refused() {
     let folder = &fixture_folders("wan_")[0];
-    let model = WanModel::open(folder).expect("a model");
+    let model = VideoModel::open(folder).expect("a model");
     let place = tempfile::tempdir().expect("a temporary folder");
     let out = place.path().join("packed");
     let device = OpenDevice::cpu();
-    run_job(&model, &job(&out, "w4a4"), &device).expect("a packed folder");
+    run_job(&model, &job(&model, &out, "w4a4"), &device).expect("a packed folder");
 
-    let error = run_job(&model, &job(&out, "w4a4"), &device).expect_err("the folder exists");
+    let error =
+        run_job(&model, &job(&model, &out, "w4a4"), &device).expect_err("the folder exists");
     assert!(matches!(error, PipelineError::Output(OutputError::NotEmpty { .. })), "{error}");
-    let again = QuantizeJob { overwrite: true, ..job(&out, "w3a3") };
+    let again = QuantizeJob { overwrite: true, ..job(&model, &out, "w3a3") };
     run_job(&model, &again, &device).expect("an earlier output may be replaced");
 
-    let packed = WanModel::open(&out).expect("a model");
+    let packed = VideoModel::open(&out).expect("a model");
     let elsewhere = place.path().join("twice");
-    let error = run_job(&packed, &job(&elsewhere, "w4a4"), &device).expect_err("already packed");
+    let error =
+        run_job(&packed, &job(&model, &elsewhere, "w4a4"), &device).expect_err("already packed");
     assert!(error.to_string().contains("already quantized to w3a3"), "{error}");
     assert!(!elsewhere.exists(), "nothing half written stays");
-    let rounding = rounding("w4a4");
+    let rounding = rounding(&model, "w4a4");
     let error = packed
         .weights(ComponentKind::Transformer, Some((&rounding, Arithmetic::Packed)), usize::MAX)
         .expect_err("already packed");
@@ -309,12 +311,12 @@ fn quantizing_twice_or_over_a_folder_is_refused() {
 #[test]
 fn a_canceled_quantization_leaves_nothing() {
     let folder = &fixture_folders("wan_")[0];
-    let model = WanModel::open(folder).expect("a model");
+    let model = VideoModel::open(folder).expect("a model");
     let place = tempfile::tempdir().expect("a temporary folder");
     let cancel = Cancel::new();
     let result = quantize(
         &model,
-        &job(&place.path().join("packed"), "w4a4"),
+        &job(&model, &place.path().join("packed"), "w4a4"),
         &OpenDevice::cpu(),
         &cancel,
         &mut |_, done, _| {
@@ -331,16 +333,16 @@ fn a_canceled_quantization_leaves_nothing() {
 #[test]
 fn the_text_encoder_can_be_packed_to_eight_bits() {
     let folder = &fixture_folders("wan_")[0];
-    let model = WanModel::open(folder).expect("a model");
+    let model = VideoModel::open(folder).expect("a model");
     let place = tempfile::tempdir().expect("a temporary folder");
     let out = place.path().join("packed");
     let text_encoder = Rounding::new(Scope::every_layer("w8a16".parse().expect("a precision")));
-    let job = QuantizeJob { text_encoder: Some(text_encoder), ..job(&out, "w4a4") };
+    let job = QuantizeJob { text_encoder: Some(text_encoder), ..job(&model, &out, "w4a4") };
     for (name, device) in opened() {
         let job = QuantizeJob { out: place.path().join(name), ..job.clone() };
         run_job(&model, &job, &device).expect("a packed folder");
-        let packed = WanModel::open(&job.out).expect("a model");
-        let encode = |model: &WanModel| {
+        let packed = VideoModel::open(&job.out).expect("a model");
+        let encode = |model: &VideoModel| {
             let embeds = sampler(model, &device)
                 .encode(&["a red circle"], &mut no_progress())
                 .expect("embeddings");
@@ -372,7 +374,7 @@ fn damaged_weights_are_named() {
     bytes[start..start + width].fill(0xFF); // a NaN in every float type
     std::fs::write(&path, bytes).expect("a writable copy");
 
-    let model = WanModel::open(place.path()).expect("configurations are fine");
+    let model = VideoModel::open(place.path()).expect("configurations are fine");
     let device = OpenDevice::cpu();
     let weights = model.weights(ComponentKind::Transformer, None, usize::MAX).expect("headers");
     let error = sampler(&model, &device)

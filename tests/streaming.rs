@@ -5,23 +5,23 @@ mod common;
 use burn::tensor::{Tensor, TensorData};
 use common::devices;
 use qvgen::kernels::device::OpenDevice;
-use qvgen::models::wan::WanTransformer;
+use qvgen::models::Denoiser;
 use qvgen::nn::{AttentionPrecision, Trace};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::embedded::{EmbeddedModel, EmbeddedName};
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::pipeline::noise::standard_normal;
 use qvgen::pipeline::plan::Plan;
 use qvgen::pipeline::sample::Sampler;
 use qvgen::pipeline::settings::{SampleSettings, TilingChoice};
 
 /// The bytes of a velocity.
-fn velocity(transformer: &WanTransformer, model: &WanModel, device: &OpenDevice) -> Vec<u8> {
-    let shape = [model.transformer.in_channels, 2, 4, 6];
+fn velocity(transformer: &dyn Denoiser, model: &VideoModel, device: &OpenDevice) -> Vec<u8> {
+    let shape = [model.transformer.in_channels(), 2, 4, 6];
     let noise = standard_normal(1, 0, shape.iter().product());
     let latent = Tensor::<4>::from_data(TensorData::new(noise, shape), &device.device);
-    let text = Tensor::<2>::ones([model.text_tokens, model.transformer.text_dim], &device.device);
+    let text = Tensor::<2>::ones([model.text_tokens, model.transformer.text_dim()], &device.device);
     let context = transformer.text_context(text, &mut Trace::off());
     transformer.forward(latent, 500.0, &context).into_data().bytes().to_vec()
 }
@@ -30,7 +30,7 @@ fn velocity(transformer: &WanTransformer, model: &WanModel, device: &OpenDevice)
 fn streamed_blocks_compute_the_same_bits() {
     for name in [EmbeddedName::Pocket, EmbeddedName::PocketW4A4] {
         let folder = EmbeddedModel::unpack(name).expect("a temporary folder");
-        let model = WanModel::open(folder.path()).expect("the embedded model");
+        let model = VideoModel::open(folder.path()).expect("the embedded model");
         for (label, device) in devices() {
             let device = OpenDevice { device, adapter: None };
             let sampler = Sampler { model: &model, device: &device, cancel: Cancel::new() };
@@ -44,12 +44,12 @@ fn streamed_blocks_compute_the_same_bits() {
                         loaded.push((done, total));
                     })
                     .expect("a transformer");
-                assert_eq!(loaded.len(), model.transformer.num_layers);
+                assert_eq!(loaded.len(), model.transformer.num_layers());
                 transformer
             };
-            let expected = velocity(&load(usize::MAX), &model, &device);
-            for resident in [0, 1, model.transformer.num_layers - 1] {
-                let actual = velocity(&load(resident), &model, &device);
+            let expected = velocity(&*load(usize::MAX), &model, &device);
+            for resident in [0, 1, model.transformer.num_layers() - 1] {
+                let actual = velocity(&*load(resident), &model, &device);
                 assert_eq!(actual, expected, "{} on {label}, {resident} resident", name.name());
             }
         }
@@ -59,7 +59,7 @@ fn streamed_blocks_compute_the_same_bits() {
 #[test]
 fn a_limit_moves_blocks_to_host_memory_and_a_tighter_one_is_refused() {
     let folder = EmbeddedModel::unpack(EmbeddedName::Pocket).expect("a temporary folder");
-    let model = WanModel::open(folder.path()).expect("the embedded model");
+    let model = VideoModel::open(folder.path()).expect("the embedded model");
     let Ok(device) = qvgen::kernels::device::open(&Default::default(), None) else {
         return; // no adapter: there is no second memory to stream from
     };

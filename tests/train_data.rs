@@ -5,12 +5,11 @@ mod common;
 use burn::tensor::{Tensor, TensorData};
 use common::fixture;
 use qvgen::kernels::device::OpenDevice;
-use qvgen::models::wan_vae::WanVaeEncoder;
 use qvgen::nn::{Trace, Weights};
 use qvgen::pipeline::PipelineError;
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::pipeline::noise::standard_normal;
 use qvgen::pipeline::sample::{Guidance, Sampler};
 use qvgen::pipeline::settings::{SampleSettings, TilingChoice};
@@ -28,8 +27,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn model() -> WanModel {
-    WanModel::open(&fixture("wan_a")).expect("the fixture")
+fn model() -> VideoModel {
+    VideoModel::open(&fixture("wan_a")).expect("the fixture")
 }
 
 fn place() -> tempfile::TempDir {
@@ -82,7 +81,7 @@ fn settings() -> ClipSettings {
 }
 
 /// Runs `work` with a job on the CPU that writes to `out`.
-fn with_job<T>(model: &WanModel, out: &Path, work: impl FnOnce(&CacheJob<'_>) -> T) -> T {
+fn with_job<T>(model: &VideoModel, out: &Path, work: impl FnOnce(&CacheJob<'_>) -> T) -> T {
     work(&CacheJob {
         model,
         device: &OpenDevice::cpu(),
@@ -117,7 +116,7 @@ fn assert_refused<T>(result: Result<T, TrainError>, words: &[&str]) {
 }
 
 /// The latent that the autoencoder gives for the clip at `path`.
-fn encoded(model: &WanModel, path: &Path) -> Vec<f32> {
+fn encoded(model: &VideoModel, path: &Path) -> Vec<f32> {
     let buckets = buckets();
     let mut collector = Collector::new(&buckets);
     let reader = ClipReader::default();
@@ -128,7 +127,7 @@ fn encoded(model: &WanModel, path: &Path) -> Vec<f32> {
     let video = Tensor::<4>::from_data(TensorData::new(clip.values(), shape), &device);
     let weights = model.weights(ComponentKind::Vae, None, usize::MAX).expect("weights");
     let weights = Weights::new(weights.source(), &device);
-    let encoder = WanVaeEncoder::load(&weights, &model.vae).expect("an encoder");
+    let encoder = model.vae.load_encoder(&weights).expect("an encoder");
     values(encoder.encode_normalized(video).expect("a latent"))
 }
 
@@ -368,13 +367,13 @@ fn caches_of_another_model_are_refused() {
         ("tokenizer/tokenizer.json", "another text encoder or tokenizer"),
     ] {
         let folder = other_model(file);
-        let Ok(other) = WanModel::open(folder.path()) else { continue };
+        let Ok(other) = VideoModel::open(folder.path()) else { continue };
         let opened = CachedDataset::open(out.path(), &other, &device, false);
         assert_refused(opened, &["made with another model", what, "index.json"]);
     }
     // A transformer that was trained further keeps its cache.
     let tuned = other_model("transformer/diffusion_pytorch_model.safetensors");
-    let tuned = WanModel::open(tuned.path()).expect("a model");
+    let tuned = VideoModel::open(tuned.path()).expect("a model");
     CachedDataset::open(out.path(), &tuned, &device, false).expect("a data set");
 
     let edit = |change: &dyn Fn(&mut Value)| {
@@ -487,7 +486,7 @@ fn prompts_become_the_latents_that_sampling_ends_with() {
         let mut scheduler = settings.sampling.build_scheduler(&model).expect("a scheduler");
         let place = (latent.as_mut_slice(), entry.shape);
         sampler
-            .denoise(&transformer, &guidance, scheduler.as_mut(), place, progress)
+            .denoise(&*transformer, &guidance, scheduler.as_mut(), place, progress)
             .expect("done");
         assert_eq!(values(data.clip(index).expect("a clip").0), latent, "latent {index}");
     }

@@ -16,13 +16,11 @@ use anyhow::{Context, bail};
 use qvgen::evaluate::{EvaluationSettings, Evaluator, balanced_cases};
 use qvgen::kernels::device::{self, OpenDevice, Selection};
 use qvgen::method::qvgen::Method;
-use qvgen::models::wan::WanTransformer;
 use qvgen::nn::{Limits, Weights};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
-use qvgen::pipeline::defaults::SamplingDefaults;
 use qvgen::pipeline::embedded::{EmbeddedModel, EmbeddedName};
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::train::{InMemory, Parameters, world_clips};
 use runs::{Plan, Row, Run};
 use std::path::{Path, PathBuf};
@@ -44,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let embedded = EmbeddedModel::unpack(EmbeddedName::Pocket)?;
     let path = arguments.model.as_deref().unwrap_or(embedded.path());
     let device = device::open(&arguments.device, None)?;
-    let model = WanModel::open(path)?;
+    let model = VideoModel::open(path)?;
     let study = Study::new(&model, &device, &arguments)?;
     println!(
         "{} parameters, {} steps of {} clips, {} seeds, {} clips per evaluation; {}",
@@ -72,7 +70,7 @@ fn main() -> anyhow::Result<()> {
 
 /// The model and everything that all runs share.
 struct Study<'a> {
-    model: &'a WanModel,
+    model: &'a VideoModel,
     device: &'a OpenDevice,
     full: Parameters,
     data: InMemory,
@@ -81,12 +79,12 @@ struct Study<'a> {
 
 impl<'a> Study<'a> {
     fn new(
-        model: &'a WanModel,
+        model: &'a VideoModel,
         device: &'a OpenDevice,
         arguments: &Arguments,
     ) -> anyhow::Result<Self> {
-        let defaults = SamplingDefaults::of(model.folder.path())?;
-        let mut settings = EvaluationSettings::suggested(&defaults, 1);
+        let defaults = &model.defaults;
+        let mut settings = EvaluationSettings::suggested(defaults, 1);
         settings.sampling.steps = arguments.plan.sampling_steps;
         let size = [settings.sampling.frames, settings.sampling.height, settings.sampling.width];
         let cancel = Cancel::new();
@@ -100,8 +98,8 @@ impl<'a> Study<'a> {
             Evaluator::new(model, device, cancel, settings, cases, &mut |_, _, _| ())?;
         let weights = Weights::new(weights.source(), &device.device);
         let limits = Limits { max_elements: device.max_elements() };
-        let teacher = WanTransformer::load(&weights, &model.transformer, limits, &mut |_, _| ())?;
-        evaluator.set_reference("full precision", &teacher, &mut |_, _, _| ())?;
+        let teacher = model.transformer.load(&weights, limits)?;
+        evaluator.set_reference("full precision", &*teacher, &mut |_, _, _| ())?;
         Ok(Self { model, device, full, data, evaluator })
     }
 

@@ -3,9 +3,9 @@
 use super::Study;
 use anyhow::Context;
 use qvgen::evaluate::{Evaluation, Statistic};
+use qvgen::method::Rounding;
 use qvgen::method::qvgen::{Loss, Method, Recipe};
-use qvgen::method::{Rounding, Scope};
-use qvgen::models::wan::WanTransformer;
+use qvgen::models::Denoiser;
 use qvgen::nn::{Limits, WeightSource, Weights};
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::packed::Arithmetic;
@@ -171,10 +171,10 @@ impl fmt::Display for Row {
 }
 
 /// Loads the transformer of `source`.
-fn load(study: &Study<'_>, source: &dyn WeightSource) -> anyhow::Result<WanTransformer> {
+fn load(study: &Study<'_>, source: &dyn WeightSource) -> anyhow::Result<Box<dyn Denoiser>> {
     let limits = Limits { max_elements: study.device.max_elements() };
     let weights = Weights::new(source, &study.device.device);
-    Ok(WanTransformer::load(&weights, &study.model.transformer, limits, &mut |_, _| ())?)
+    Ok(study.model.transformer.load(&weights, limits)?)
 }
 
 /// Carries out `run`.
@@ -183,15 +183,15 @@ pub(super) fn carry_out(study: &Study<'_>, run: &Run, plan: &Plan) -> anyhow::Re
         Kind::Trained(method) => train(study, run, method, plan)?,
         _ => (rounded(study, run)?, Trace::default()),
     };
-    let evaluated = study.evaluator.evaluate(&transformer, &mut |_, _, _| ())?;
+    let evaluated = study.evaluator.evaluate(&*transformer, &mut |_, _, _| ())?;
     row(run, &evaluated.evaluation, trace)
 }
 
-fn rounded(study: &Study<'_>, run: &Run) -> anyhow::Result<WanTransformer> {
+fn rounded(study: &Study<'_>, run: &Run) -> anyhow::Result<Box<dyn Denoiser>> {
     let rounding = match run.kind {
         Kind::Full => None,
         kind => {
-            let mut rounding = Rounding::new(Scope::recommended(run.bits.parse()?));
+            let mut rounding = Rounding::new(study.model.recommended_scope(run.bits.parse()?));
             if kind == Kind::MinMax {
                 rounding.calibration = Calibration::MinMax;
             }
@@ -216,7 +216,7 @@ fn train(
     run: &Run,
     method: Method,
     plan: &Plan,
-) -> anyhow::Result<(WanTransformer, Trace)> {
+) -> anyhow::Result<(Box<dyn Denoiser>, Trace)> {
     let recipe = method.recipe(RANK, 0.5);
     let mut trainer = trainer(study, run, &recipe, plan)?;
     let mut trace = Trace::default();
@@ -248,7 +248,7 @@ fn trainer<'a>(
     plan: &Plan,
 ) -> anyhow::Result<Trainer<'a>> {
     let mut parameters: Parameters = study.full.clone();
-    let scope = Scope::recommended(run.bits.parse()?);
+    let scope = study.model.recommended_scope(run.bits.parse()?);
     let config = study.model.transformer.clone();
     let seed = run.seed as u64;
     let linears = config.linears();

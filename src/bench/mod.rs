@@ -22,6 +22,7 @@ mod entry;
 pub mod html;
 mod identity;
 mod measure;
+mod models;
 mod random;
 mod report;
 mod run;
@@ -36,6 +37,7 @@ pub use conditions::{Conditions, Drift, Machine};
 pub use entry::{Entry, Failure, Job, Verified, relative_difference};
 pub use identity::{Baseline, Identity, Suite, Work};
 pub use measure::{Clock, CpuClock, Repeats, Samples, WallClock, measure};
+pub use models::Model;
 pub use report::{
     Bound, Comparison, DeviceReport, EntryReport, Outcome, ReadError, Report, SCHEMA,
     SCHEMA_VERSION, SpeedUp, Table, Timed, compare, read_report, tables,
@@ -43,4 +45,4 @@ pub use report::{
 pub use run::{Event, run_device};
 pub use stats::Summary;
 pub use stopwatch::{Sample, Stopwatch, TimeSource};
-pub use suites::{ModelName, Selection, entries};
+pub use suites::{Selection, entries};

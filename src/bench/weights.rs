@@ -2,6 +2,7 @@
 
 use super::random::{packed_weight, values};
 use crate::method::{Rounding, Scope};
+use crate::models::DenoiserConfig;
 use crate::nn::{FullLinear, Linear, PackedLinear, WeightError, WeightSource};
 use crate::quant::Precision;
 use burn::tensor::Device;
@@ -17,15 +18,21 @@ const DISTINCT_BLOCKS: usize = 2;
 /// What is random changes no time: no kernel looks at the values.
 pub(super) struct RandomWeights {
     rounding: Rounding,
+    block_prefix: &'static str,
     max_elements: usize,
     linears: RefCell<HashMap<String, Linear>>,
 }
 
 impl RandomWeights {
-    /// Weights of a model at `precision`, the embedders and the last layer in full.
-    pub(super) fn new(precision: Precision, max_elements: usize) -> Self {
-        let rounding = Rounding::new(Scope::recommended(precision));
-        Self { rounding, max_elements, linears: RefCell::default() }
+    /// Weights of a model of `config` at `precision`, the layers worth keeping in full.
+    pub(super) fn new(
+        config: &dyn DenoiserConfig,
+        precision: Precision,
+        max_elements: usize,
+    ) -> Self {
+        let rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
+        let block_prefix = config.block_prefix();
+        Self { rounding, block_prefix, max_elements, linears: RefCell::default() }
     }
 
     fn full(&self, name: &str, shape: [usize; 2]) -> Vec<f32> {
@@ -34,11 +41,12 @@ impl RandomWeights {
     }
 }
 
-/// `blocks.7.x` as `blocks.1.x`.
-fn shared(name: &str) -> String {
-    let parts = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
+/// `blocks.7.x` as `blocks.1.x`, where blocks are called `prefix`.
+fn shared(prefix: &str, name: &str) -> String {
+    let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
+    let parts = rest.and_then(|rest| rest.split_once('.'));
     match parts.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?, rest))) {
-        Some((index, rest)) => format!("blocks.{}.{rest}", index % DISTINCT_BLOCKS),
+        Some((index, rest)) => format!("{prefix}.{}.{rest}", index % DISTINCT_BLOCKS),
         None => name.to_owned(),
     }
 }
@@ -53,7 +61,7 @@ impl WeightSource for RandomWeights {
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-        let name = shared(name);
+        let name = shared(self.block_prefix, name);
         let inputs = shape.iter().skip(1).product::<usize>().max(1);
         let is_gain = name.contains("norm") && name.ends_with("weight");
         let scale = if shape.len() > 1 { (3.0 / inputs as f32).sqrt().min(0.1) } else { 0.1 };
@@ -76,7 +84,7 @@ impl WeightSource for RandomWeights {
         has_bias: bool,
         device: &Device,
     ) -> Result<Linear, WeightError> {
-        let name = shared(name);
+        let name = shared(self.block_prefix, name);
         if let Some(linear) = self.linears.borrow().get(&name) {
             return Ok(linear.clone());
         }
@@ -111,8 +119,8 @@ mod tests {
 
     #[test]
     fn blocks_take_turns() {
-        assert_eq!(shared("blocks.7.attn1.to_q"), "blocks.1.attn1.to_q");
-        assert_eq!(shared("blocks.0.ffn"), "blocks.0.ffn");
-        assert_eq!(shared("proj_out"), "proj_out");
+        assert_eq!(shared("blocks", "blocks.7.attn1.to_q"), "blocks.1.attn1.to_q");
+        assert_eq!(shared("blocks", "blocks.0.ffn"), "blocks.0.ffn");
+        assert_eq!(shared("blocks", "proj_out"), "proj_out");
     }
 }

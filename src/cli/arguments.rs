@@ -3,6 +3,7 @@
 use super::output;
 use crate::kernels::device::{self, BACKENDS, OpenDevice, Selection};
 use crate::method::{Rounding, Rule, Scope};
+use crate::models::DenoiserConfig;
 use crate::quant::{Calibration, Precision, Scheme};
 use anyhow::bail;
 use clap::ValueEnum;
@@ -95,7 +96,7 @@ impl RoundingArgs {
         given.into_iter().find_map(|(given, flag)| given.then_some(flag))
     }
 
-    /// The rounding of a component whose linear layers are `names`; `None` for full precision.
+    /// The rounding of a transformer; `None` for full precision.
     ///
     /// # Errors
     ///
@@ -103,15 +104,17 @@ impl RoundingArgs {
     pub(super) fn rounding(
         &self,
         precision: Precision,
-        names: &[String],
+        transformer: &dyn DenoiserConfig,
     ) -> anyhow::Result<Option<Rounding>> {
+        let names: Vec<String> =
+            transformer.linears().into_iter().map(|layer| layer.name).collect();
         let mut scope = if self.every_layer {
             Scope::every_layer(precision)
         } else {
-            Scope::recommended(precision)
+            Scope::recommended(precision, transformer.sensitive_layers())
         };
         scope.rules.extend(self.rules.iter().cloned());
-        if let Some(rule) = scope.unused_rules(names).first() {
+        if let Some(rule) = scope.unused_rules(&names).first() {
             bail!(
                 "--layer {rule}: the pattern names none of the {} linear layers, such as \"{}\"; \
                  `qvgen inspect MODEL --layers` lists them",

@@ -3,14 +3,15 @@
 use super::arguments::parse_size;
 use super::output;
 use crate::bench::{
-    self, DeviceReport, Event, ModelName, Outcome, Repeats, Report, Selection as Work, Suite,
-    Table, TimeSource,
+    self, DeviceReport, Event, Model, Outcome, Repeats, Report, Selection as Work, Suite, Table,
+    TimeSource,
 };
 use crate::kernels::device::{self, BACKENDS, OpenDevice, Selection};
 use crate::pipeline::atomic::AtomicFile;
 use crate::pipeline::cancel::Cancel;
 use crate::quant::{Bits, Precision};
 use anyhow::{Context, bail};
+use clap::builder::PossibleValuesParser;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', help_heading = "Work")]
     precisions: Vec<Precision>,
     /// Whose shapes [default: by device]
-    #[arg(long, value_parser = ["pocket", "wan-1.3b", "wan-14b"], help_heading = "Work")]
+    #[arg(long, value_parser = model_names(), help_heading = "Work")]
     model: Option<String>,
     /// Size of a step's video
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size, help_heading = "Work")]
@@ -88,6 +89,10 @@ fn parse_tokens(text: &str) -> Result<usize, String> {
     tokens.ok_or_else(|| "expected a number from 1 to 1048576".to_owned())
 }
 
+fn model_names() -> PossibleValuesParser {
+    Model::all().into_iter().map(|model| model.name).collect::<Vec<_>>().into()
+}
+
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
     seconds.ok_or_else(|| "expected seconds, at most 3600".to_owned())
@@ -108,15 +113,15 @@ pub(super) fn run(args: &Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<(
 fn list() {
     let rows = Suite::ALL.map(|suite| vec![suite.name().to_owned(), suite.describe().to_owned()]);
     output::line(&output::table(&["suite", "what it times"], &rows));
-    let models = ModelName::ALL.map(|model| {
-        let config = model.config();
+    let row = |model: Model| {
         vec![
-            model.name().to_owned(),
-            config.dim().to_string(),
-            config.ffn_dim.to_string(),
-            config.num_layers.to_string(),
+            model.name.to_owned(),
+            model.config.dim().to_string(),
+            model.config.ffn_dim().to_string(),
+            model.config.num_layers().to_string(),
         ]
-    });
+    };
+    let models: Vec<_> = Model::all().into_iter().map(row).collect();
     output::line("");
     output::line(&output::table(&["model", "width", "feed-forward", "blocks"], &models));
 }
@@ -236,10 +241,9 @@ fn work(args: &Args, open: &OpenDevice) -> Work {
     if !args.precisions.is_empty() {
         work.precisions.clone_from(&args.precisions);
     }
-    let model = args.model.as_deref();
-    if let Some(model) = ModelName::ALL.into_iter().find(|known| Some(known.name()) == model) {
-        (work.model, work.step_model) = (model, model);
-        (work.size, work.frames) = (model.default_size(), model.default_frames());
+    if let Some(model) = args.model.as_deref().and_then(Model::named) {
+        (work.size, work.frames) = (model.size, model.short_frames);
+        (work.model, work.step_model) = (model.clone(), model);
     }
     work.size = args.size.unwrap_or(work.size);
     work.frames = args.frames.unwrap_or(work.frames);

@@ -8,7 +8,7 @@ use crate::nn::AttentionPrecision;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::scheduler::SchedulerKind;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
 use crate::pipeline::video::read::ClipReader;
@@ -113,8 +113,8 @@ enum DtypeArg {
 /// Makes or continues the cache.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
     let located = Located::new(Some(&args.model), EmbeddedName::Pocket)?;
-    let model = WanModel::open(located.path())?;
-    let defaults = SamplingDefaults::of(&args.model)?;
+    let model = VideoModel::open(located.path())?;
+    let defaults = &model.defaults;
     // Lists are read before a device is opened: what can fail at once does.
     let clips = args.clips.as_deref().map(list_clips).transpose()?;
     let prompts = args.prompts.as_deref().map(read_prompts).transpose()?;
@@ -135,11 +135,11 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     };
     let outcome = match (&clips, &prompts) {
         (Some(list), _) => {
-            let settings = args.clip_settings(&defaults);
+            let settings = args.clip_settings(defaults);
             cache_clips(&job, list, &settings, &mut progress)
         }
         (None, Some(prompts)) => {
-            let settings = args.prompt_settings(&defaults)?;
+            let settings = args.prompt_settings(defaults)?;
             cache_prompts(&job, prompts, &settings, &mut progress)
         }
         (None, None) => bail!("name clips, or prompts with --prompts"),

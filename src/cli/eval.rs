@@ -8,12 +8,12 @@ use crate::evaluate::{
     Case, EvaluationSettings, Evaluator, Stage, balanced_cases, check_reference, contact_sheet,
     knows_the_world, prompt_cases,
 };
-use crate::models::wan::WanTransformer;
+use crate::models::Denoiser;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::ComponentKind;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
-use crate::pipeline::model::{ComponentWeights, WanModel};
+use crate::pipeline::model::{ComponentWeights, VideoModel};
 use crate::pipeline::plan::Plan;
 use crate::pipeline::sample::{Sampler, check_attention};
 use crate::pipeline::video;
@@ -70,23 +70,24 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         video::check_picture_target(sheet)?;
     }
     let located = Located::new(args.model.as_deref(), EmbeddedName::Pocket)?;
-    let model = WanModel::open(located.path())?;
-    let defaults = SamplingDefaults::of(located.path())?;
-    let settings = args.settings(&defaults)?;
+    let model = VideoModel::open(located.path())?;
+    let defaults = &model.defaults;
+    let settings = args.settings(defaults)?;
     settings.check(&model)?;
-    let rounding = args.precision.rounding(&model, &defaults)?;
+    let rounding = args.precision.rounding(&model)?;
     let reference = match &args.reference {
         Some(folder) => Some(Reference::open(&Located::new(Some(folder), EmbeddedName::Pocket)?)?),
         None if rounding.is_some() => Some(Reference {
             name: format!("{} in full precision", located.name()),
-            model: WanModel::open(located.path())?,
+            model: VideoModel::open(located.path())?,
         }),
         None => None,
     };
     if let Some(reference) = &reference {
-        check_reference(&model.transformer, &reference.model.transformer).context("--reference")?;
+        check_reference(&*model.transformer, &*reference.model.transformer)
+            .context("--reference")?;
     }
-    let cases = args.cases(&located.name(), &defaults, reference.is_some())?;
+    let cases = args.cases(&located.name(), defaults, reference.is_some())?;
     model.check_files()?;
     let device = args.device.open()?;
     let rounding = rounding.as_ref().map(|(rounding, arithmetic)| (rounding, *arithmetic));
@@ -103,18 +104,19 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     };
     let mut evaluator =
         Evaluator::new(&model, &device, cancel.clone(), settings, cases, &mut progress)?;
-    let load = |model: &WanModel, weights: &ComponentWeights| -> anyhow::Result<WanTransformer> {
-        let sampler = Sampler { model, device: &device, cancel: cancel.clone() };
-        let transformer = sampler.load_transformer(weights, &mut |_, _, _| {})?;
-        Ok(transformer.with_attention(attention))
-    };
+    let load =
+        |model: &VideoModel, weights: &ComponentWeights| -> anyhow::Result<Box<dyn Denoiser>> {
+            let sampler = Sampler { model, device: &device, cancel: cancel.clone() };
+            let transformer = sampler.load_transformer(weights, &mut |_, _, _| {})?;
+            Ok(transformer.with_attention(attention))
+        };
     if let Some(Reference { name, model }) = &reference {
         let weights = model.weights(ComponentKind::Transformer, None, device.max_elements())?;
         let transformer = load(model, &weights).with_context(|| format!("loading {name}"))?;
-        evaluator.set_reference(name, &transformer, &mut progress)?;
+        evaluator.set_reference(name, &*transformer, &mut progress)?;
     }
     device.device.memory_cleanup();
-    let evaluated = evaluator.evaluate(&load(&model, &weights)?, &mut progress)?;
+    let evaluated = evaluator.evaluate(&*load(&model, &weights)?, &mut progress)?;
     bar.finish();
     let evaluation = &evaluated.evaluation;
     let mut document = json!({
@@ -152,12 +154,12 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
 /// The model to agree with.
 struct Reference {
     name: String,
-    model: WanModel,
+    model: VideoModel,
 }
 
 impl Reference {
     fn open(located: &Located) -> anyhow::Result<Self> {
-        let model = WanModel::open(located.path()).context("--reference")?;
+        let model = VideoModel::open(located.path()).context("--reference")?;
         Ok(Self { name: located.name(), model })
     }
 }

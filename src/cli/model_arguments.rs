@@ -7,7 +7,7 @@ use crate::pipeline::ModelFiles;
 use crate::pipeline::checkpoint::{ComponentKind, LoraFile};
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::packed::Arithmetic;
 use crate::pipeline::scheduler::SchedulerKind;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
@@ -132,8 +132,7 @@ impl PrecisionArgs {
     /// If the files are quantized already, or flags contradict each other.
     pub(super) fn rounding(
         &self,
-        model: &WanModel,
-        defaults: &SamplingDefaults,
+        model: &VideoModel,
     ) -> anyhow::Result<Option<(Rounding, Arithmetic)>> {
         let is_packed = model.weights(ComponentKind::Transformer, None, usize::MAX)?.is_packed();
         let refining = self.rounding.first_flag().or(self.fake_quant.then_some("--fake-quant"));
@@ -147,12 +146,10 @@ impl PrecisionArgs {
         if is_packed {
             return Ok(None);
         }
-        let suggested = defaults.bits.as_deref().map(str::parse).transpose();
+        let suggested = model.defaults.bits.as_deref().map(str::parse).transpose();
         let suggested = suggested.context("\"bits\" in the model's sampling.json")?;
         let precision = self.bits.or(suggested).unwrap_or(Precision::FULL);
-        let names: Vec<String> =
-            model.transformer.linears().into_iter().map(|layer| layer.name).collect();
-        let rounding = self.rounding.rounding(precision, &names)?;
+        let rounding = self.rounding.rounding(precision, &*model.transformer)?;
         if let (None, Some(flag)) = (&rounding, refining) {
             bail!("{flag} needs --bits: nothing is quantized without");
         }

@@ -7,7 +7,7 @@ use super::progress::StageBar;
 use crate::method::{Rounding, Scope};
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::embedded::EmbeddedName;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::quantize::{LayerReport, QuantizeJob, QuantizeReport, quantize};
 use crate::quant::{Bits, Precision};
 use anyhow::bail;
@@ -51,11 +51,8 @@ pub(super) struct Args {
 /// Quantizes the folder.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
     let located = Located::new(Some(&args.model), EmbeddedName::Pocket)?;
-    let model = WanModel::open_with(located.path(), &args.files.files())?;
-    let names = |linears: Vec<crate::models::LinearShape>| -> Vec<String> {
-        linears.into_iter().map(|layer| layer.name).collect()
-    };
-    let transformer = args.rounding.rounding(args.bits, &names(model.transformer.linears()))?;
+    let model = VideoModel::open_with(located.path(), &args.files.files())?;
+    let transformer = args.rounding.rounding(args.bits, &*model.transformer)?;
     check_shard(args.max_shard)?;
     let Some(transformer) = transformer else {
         bail!("--bits {}: nothing would be quantized", args.bits);

@@ -4,13 +4,12 @@ use super::arguments::{DeviceArgs, parse_bytes};
 use super::model_arguments::{FilesArgs, Located, PrecisionArgs, SamplingArgs};
 use super::output;
 use super::progress::StageBar;
-use crate::models::wan_vae::Tiling;
+use crate::models::Tiling;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::ComponentKind;
-use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::plan::Plan;
 use crate::pipeline::sample::{Report, Sampler, Stage};
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
@@ -71,11 +70,10 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     let default = if needs_full { EmbeddedName::Pocket } else { EmbeddedName::PocketW4A4 };
     let located = Located::new(args.model.as_deref(), default)?;
     let folder = located.path();
-    let model = WanModel::open_with(folder, &args.files.files())?;
-    let defaults = SamplingDefaults::of(folder)?;
-    let settings = args.settings(&model, &defaults)?;
+    let model = VideoModel::open_with(folder, &args.files.files())?;
+    let settings = args.settings(&model)?;
     settings.check(&model)?;
-    let rounding = args.precision.rounding(&model, &defaults)?;
+    let rounding = args.precision.rounding(&model)?;
     model.check_files()?;
     let device = args.device.open()?;
     let rounding = rounding.as_ref().map(|(rounding, arithmetic)| (rounding, *arithmetic));
@@ -129,11 +127,8 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
 }
 
 impl Args {
-    fn settings(
-        &self,
-        model: &WanModel,
-        defaults: &SamplingDefaults,
-    ) -> anyhow::Result<SampleSettings> {
+    fn settings(&self, model: &VideoModel) -> anyhow::Result<SampleSettings> {
+        let defaults = &model.defaults;
         let prompt = self.prompt.clone().or_else(|| defaults.prompt.clone());
         let prompt = prompt.context("--prompt is missing: say what the video should show")?;
         Ok(SampleSettings {
@@ -143,7 +138,7 @@ impl Args {
         })
     }
 
-    fn tiling(&self, model: &WanModel) -> anyhow::Result<TilingChoice> {
+    fn tiling(&self, model: &VideoModel) -> anyhow::Result<TilingChoice> {
         match self.vae_tile.as_str() {
             "auto" => Ok(TilingChoice::Auto),
             "off" => Ok(TilingChoice::Off),
@@ -158,7 +153,7 @@ impl Args {
                     bail!("--vae-tile: {size} is no multiple of {factor} from {} up", 4 * factor);
                 }
                 let stride = (size - size / 4) / factor * factor;
-                let tiling = Tiling::new(&model.vae, [size; 2], [stride; 2]);
+                let tiling = Tiling::new(&*model.vae, [size; 2], [stride; 2]);
                 Ok(TilingChoice::Tiles(tiling.context("--vae-tile")?))
             }
         }

@@ -1,6 +1,6 @@
 //! Why an evaluation stops.
 
-use crate::models::wan_vae::WanVaeError;
+use crate::models::AutoencoderError;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::Cancelled;
 use crate::world::ClipError;
@@ -33,8 +33,8 @@ pub enum EvaluateError {
     },
 }
 
-impl From<WanVaeError> for EvaluateError {
-    fn from(error: WanVaeError) -> Self {
+impl From<AutoencoderError> for EvaluateError {
+    fn from(error: AutoencoderError) -> Self {
         Self::Pipeline(error.into())
     }
 }

@@ -7,9 +7,9 @@ use super::{
     Statistic, sample_seed,
 };
 use crate::kernels::device::OpenDevice;
-use crate::models::wan::{WanConfig, WanTransformer};
+use crate::models::{Denoiser, DenoiserConfig};
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::world::{Clip, Scores, render};
 use burn::tensor::Tensor;
 
@@ -44,7 +44,7 @@ pub struct Evaluated {
 #[derive(Debug)]
 pub struct Evaluator<'a> {
     sampler: ClipSampler<'a>,
-    transformer: &'a WanConfig,
+    transformer: &'a dyn DenoiserConfig,
     settings: EvaluationSettings,
     cases: Vec<Case>,
     embeds: Vec<Tensor<2>>,
@@ -80,7 +80,7 @@ impl<'a> Evaluator<'a> {
     /// If a setting is impossible, a parameter is missing, the device fails, or the run is
     /// canceled.
     pub fn new(
-        model: &'a WanModel,
+        model: &'a VideoModel,
         device: &'a OpenDevice,
         cancel: Cancel,
         settings: EvaluationSettings,
@@ -98,7 +98,7 @@ impl<'a> Evaluator<'a> {
         let negative = guided.and_then(|_| embeds.pop());
         let mut evaluator = Self {
             sampler,
-            transformer: &model.transformer,
+            transformer: &*model.transformer,
             settings,
             cases,
             embeds,
@@ -139,7 +139,7 @@ impl<'a> Evaluator<'a> {
     pub fn set_reference(
         &mut self,
         name: &str,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         progress: &mut Progress<'_>,
     ) -> Result<(), EvaluateError> {
         check_reference(self.transformer, transformer.config())?;
@@ -162,7 +162,7 @@ impl<'a> Evaluator<'a> {
     /// If the device fails, a value is not finite, or the run is canceled.
     pub fn evaluate(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         progress: &mut Progress<'_>,
     ) -> Result<Evaluated, EvaluateError> {
         let runs = self.runs(transformer, progress)?;
@@ -213,7 +213,7 @@ impl<'a> Evaluator<'a> {
     /// The clips of all cases, for each seed.
     fn runs(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         progress: &mut Progress<'_>,
     ) -> Result<Vec<Vec<Sample>>, EvaluateError> {
         let per_seed = self.cases.len();
@@ -242,7 +242,7 @@ impl<'a> Evaluator<'a> {
 
     fn velocities(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         progress: &mut Progress<'_>,
     ) -> Result<Velocities, EvaluateError> {
         let (seeds, probes) = (&self.settings.seeds, &self.probes);
@@ -313,11 +313,14 @@ impl<'a> Evaluator<'a> {
 /// # Errors
 ///
 /// Names the sizes that differ.
-pub fn check_reference(model: &WanConfig, reference: &WanConfig) -> Result<(), EvaluateError> {
+pub fn check_reference(
+    model: &dyn DenoiserConfig,
+    reference: &dyn DenoiserConfig,
+) -> Result<(), EvaluateError> {
     let pairs = [
-        ("in_channels", reference.in_channels, model.in_channels),
-        ("out_channels", reference.out_channels, model.out_channels),
-        ("text_dim", reference.text_dim, model.text_dim),
+        ("in_channels", reference.in_channels(), model.in_channels()),
+        ("out_channels", reference.out_channels(), model.out_channels()),
+        ("text_dim", reference.text_dim(), model.text_dim()),
     ];
     match pairs.into_iter().find(|(_, reference, model)| reference != model) {
         None => Ok(()),

@@ -8,11 +8,10 @@
 
 use super::EvaluateError;
 use crate::kernels::device::OpenDevice;
-use crate::models::wan::{TextContext, WanTransformer};
-use crate::models::wan_vae::{Tiling, WanVaeDecoder};
+use crate::models::{Decoder, Denoiser, TextContext, Tiling};
 use crate::nn::Trace;
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::noise::standard_normal;
 use crate::pipeline::plan::tiling;
 use crate::pipeline::sample::{Sampler, read};
@@ -35,7 +34,7 @@ pub struct Sample {
 #[derive(Debug)]
 pub struct ClipSampler<'a> {
     sampler: Sampler<'a>,
-    decoder: WanVaeDecoder,
+    decoder: Box<dyn Decoder>,
     settings: SampleSettings,
     shape: [usize; 4],
     tiling: Option<Tiling>,
@@ -49,7 +48,7 @@ impl<'a> ClipSampler<'a> {
     ///
     /// If a parameter is missing or unusable.
     pub fn new(
-        model: &'a WanModel,
+        model: &'a VideoModel,
         device: &'a OpenDevice,
         cancel: Cancel,
         settings: SampleSettings,
@@ -100,7 +99,7 @@ impl<'a> ClipSampler<'a> {
     /// If the device fails, a value is not finite, or the run is canceled.
     pub fn samples(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         negative: Option<&Tensor<2>>,
         jobs: &[(&Tensor<2>, u64)],
         progress: &mut dyn FnMut(usize),
@@ -112,32 +111,17 @@ impl<'a> ClipSampler<'a> {
             let (embeds, seed) = jobs[index];
             let contexts: Vec<TextContext> =
                 std::iter::once(context(embeds)).chain(negative.clone()).collect();
-            let latent = self.latent(transformer, &contexts, seed)?;
+            let latent = self.sampler.denoised(
+                &self.settings,
+                transformer,
+                &contexts,
+                seed,
+                &mut |_, _, _| {},
+            )?;
             let clip = self.decode(&latent)?;
             Ok(Sample { latent, clip })
         };
         self.map(jobs.len(), one, progress)
-    }
-
-    /// One denoised latent.
-    fn latent(
-        &self,
-        transformer: &WanTransformer,
-        contexts: &[TextContext],
-        seed: u64,
-    ) -> Result<Vec<f32>, EvaluateError> {
-        let mut latent = standard_normal(seed, 0, self.shape.iter().product());
-        let mut scheduler = self.settings.build_scheduler(self.sampler.model)?;
-        let guidance = self.settings.guidance(contexts);
-        let place = (latent.as_mut_slice(), self.shape);
-        self.sampler.denoise(
-            transformer,
-            &guidance,
-            scheduler.as_mut(),
-            place,
-            &mut |_, _, _| {},
-        )?;
-        Ok(latent)
     }
 
     /// The clip of a latent.
@@ -147,7 +131,7 @@ impl<'a> ClipSampler<'a> {
     /// If the device fails, a value is not finite, or the run is canceled.
     pub fn decode(&self, latent: &[f32]) -> Result<Clip, EvaluateError> {
         let place = (latent, self.shape);
-        let values = self.sampler.decode(&self.decoder, place, self.tiling, &mut |_, _, _| {})?;
+        let values = self.sampler.decode(&*self.decoder, place, self.tiling, &mut |_, _, _| {})?;
         let SampleSettings { frames, height, width, fps, .. } = self.settings;
         let pictures = Frames::from_unit_values(&values, [frames, height, width], fps);
         let pictures = pictures.map_err(crate::pipeline::PipelineError::from)?;
@@ -185,7 +169,7 @@ impl<'a> ClipSampler<'a> {
     /// If the device fails.
     pub(super) fn velocities(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         embeds: &Tensor<2>,
         latent: &[f32],
         (seed, levels): (u64, &[f64]),

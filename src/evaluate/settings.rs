@@ -3,7 +3,7 @@
 use super::EvaluateError;
 use crate::nn::AttentionPrecision;
 use crate::pipeline::defaults::SamplingDefaults;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
 use serde::ser::{Error as _, Serialize, Serializer};
 
@@ -52,7 +52,7 @@ impl EvaluationSettings {
     /// # Errors
     ///
     /// Names the setting and what would work.
-    pub fn check(&self, model: &WanModel) -> Result<(), EvaluateError> {
+    pub fn check(&self, model: &VideoModel) -> Result<(), EvaluateError> {
         self.sampling.check(model)?;
         if self.seeds.is_empty() {
             return Err(EvaluateError::Setting("--seeds: at least one seed is needed".to_owned()));

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn layers_follow_the_scope() {
-        let rounding = Rounding::new(Scope::recommended("w3a4".parse().unwrap()));
+        let rounding = Rounding::new(Scope::recommended("w3a4".parse().unwrap(), &["proj_out"]));
         let spec = rounding.layer("blocks.0.attn1.to_q").unwrap();
         assert_eq!(spec.weights.bits, Bits::B3);
         assert_eq!(spec.activations.unwrap().bits, Bits::B4);
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_precision_is_that_of_the_quantized_layers() {
-        let mut scope = Scope::recommended("w4a4".parse().unwrap());
+        let mut scope = Scope::recommended("w4a4".parse().unwrap(), &["proj_out"]);
         let names = ["blocks.0.a", "blocks.1.a", "proj_out"];
         let of = |scope: &Scope| Rounding::new(scope.clone()).precision_of(names.into_iter());
         assert_eq!(of(&scope), "w4a4");

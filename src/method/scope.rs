@@ -1,15 +1,12 @@
 //! Which linear layers are quantized: patterns over their names.
 //!
-//! The released QVGen code quantizes every linear layer; keeping the few timestep-conditioned
-//! ones, the text projection and the last layer in full precision costs 1.2 % of Wan-1.3B's
-//! weights and is the default here.
+//! The released QVGen code quantizes every linear layer; keeping the few that see a timestep or the
+//! text once per pass and the last one in full precision costs little and is the default here.
+//! Which those are, the model says.
 
 use crate::quant::{ParsePrecisionError, Precision};
 use std::fmt;
 use std::str::FromStr;
-
-/// Layers that stay in full precision unless asked for.
-const KEPT: [&str; 2] = ["condition_embedder.*", "proj_out"];
 
 /// `pattern=precision`; `*` in the pattern stands for any run of characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,22 +19,27 @@ pub struct Rule {
 
 impl Rule {
     fn matches(&self, name: &str) -> bool {
-        let mut pieces = self.pattern.split('*');
-        let first = pieces.next().unwrap_or_default();
-        let Some(mut rest) = name.strip_prefix(first) else { return false };
-        let mut pieces = pieces.peekable();
-        if pieces.peek().is_none() {
-            return rest.is_empty();
-        }
-        while let Some(piece) = pieces.next() {
-            if pieces.peek().is_none() {
-                return rest.ends_with(piece);
-            }
-            let Some(at) = rest.find(piece) else { return false };
-            rest = &rest[at + piece.len()..];
-        }
-        false
+        is_match(&self.pattern, name)
     }
+}
+
+/// Whether `pattern`, in which `*` stands for any run of characters, names the whole of `name`.
+fn is_match(pattern: &str, name: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut pieces = pieces.peekable();
+    if pieces.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return rest.ends_with(piece);
+        }
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    false
 }
 
 impl fmt::Display for Rule {
@@ -70,11 +72,14 @@ impl FromStr for Rule {
     }
 }
 
-/// The precision of every layer: a default and rules, of which the last that matches decides.
+/// The precision of every layer: a default, layers that are kept, and rules, of which the last that
+/// matches decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Layers that no rule names.
+    /// Layers that nothing else is said of.
     pub precision: Precision,
+    /// Patterns of layers that stay in full precision unless a rule names them.
+    pub kept: &'static [&'static str],
     /// Exceptions, the weakest first.
     pub rules: Vec<Rule>,
 }
@@ -82,35 +87,35 @@ pub struct Scope {
 impl Scope {
     /// `precision` everywhere.
     pub fn every_layer(precision: Precision) -> Self {
-        Self { precision, rules: Vec::new() }
+        Self::recommended(precision, &[])
     }
 
-    /// `precision` but for the layers worth keeping.
-    pub fn recommended(precision: Precision) -> Self {
-        let rules =
-            KEPT.map(|pattern| Rule { pattern: pattern.to_owned(), precision: Precision::FULL });
-        Self { precision, rules: rules.to_vec() }
+    /// `precision` but for the layers worth keeping, which the patterns `kept` name.
+    pub fn recommended(precision: Precision, kept: &'static [&'static str]) -> Self {
+        Self { precision, kept, rules: Vec::new() }
     }
 
     /// The precision of layer `name`.
     pub fn of(&self, name: &str) -> Precision {
-        let decisive = self.rules.iter().rev().find(|rule| rule.matches(name));
-        decisive.map_or(self.precision, |rule| rule.precision)
+        match self.rules.iter().rev().find(|rule| rule.matches(name)) {
+            Some(rule) => rule.precision,
+            None if self.kept.iter().any(|pattern| is_match(pattern, name)) => Precision::FULL,
+            None => self.precision,
+        }
     }
 
     /// Rules that match none of `names`: most likely misspelled.
     pub fn unused_rules<'a>(&'a self, names: &[String]) -> Vec<&'a Rule> {
-        self.rules
-            .iter()
-            .filter(|rule| !KEPT.contains(&rule.pattern.as_str()))
-            .filter(|rule| !names.iter().any(|name| rule.matches(name)))
-            .collect()
+        let is_unused = |rule: &&Rule| !names.iter().any(|name| rule.matches(name));
+        self.rules.iter().filter(is_unused).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEPT: &[&str] = &["condition_embedder.*", "proj_out"];
 
     fn rule(text: &str) -> Rule {
         text.parse().unwrap()
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn the_last_matching_rule_decides() {
         let w4a4 = "w4a4".parse().unwrap();
-        let mut scope = Scope::recommended(w4a4);
+        let mut scope = Scope::recommended(w4a4, KEPT);
         assert_eq!(scope.of("blocks.0.attn1.to_q"), w4a4);
         assert_eq!(scope.of("condition_embedder.time_proj"), Precision::FULL);
         scope.rules.push(rule("condition_embedder.*=w8a8"));
@@ -143,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_nothing_is_reported() {
-        let mut scope = Scope::recommended("w4a4".parse().unwrap());
+        let mut scope = Scope::recommended("w4a4".parse().unwrap(), KEPT);
         scope.rules.push(rule("block.0.*=full"));
         let unused = scope.unused_rules(&["blocks.0.attn1.to_q".to_owned()]);
         assert_eq!(unused, [&rule("block.0.*=full")]);

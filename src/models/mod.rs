@@ -1,11 +1,25 @@
 //! Architectures that read like their papers.
+//!
+//! A family of text-to-video models is a denoiser, an autoencoder and a text encoder, each in a
+//! folder of its own. What the rest of the program may ask of any of them is in [`denoiser`],
+//! [`autoencoder`] and [`Family`]; nothing outside this module names a family but the list of the
+//! pipeline.
 
+pub mod autoencoder;
 mod blocks;
 pub mod cogvideox;
+pub mod denoiser;
+mod family;
 mod fields;
 pub mod t5;
+mod tiling;
 pub mod wan;
 pub mod wan_vae;
+
+pub use autoencoder::{AutoencoderConfig, AutoencoderError, Decoder, Encoder};
+pub use denoiser::{Denoiser, DenoiserConfig, TextContext, TimestepContext};
+pub use family::{Family, FamilyFacts, PublishedModel};
+pub use tiling::Tiling;
 
 /// A configuration value that this implementation cannot honour.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -23,6 +23,12 @@ impl Limits {
     pub fn tokens(self, dim: usize) -> usize {
         (self.max_elements / dim.max(1)).max(1)
     }
+
+    /// How many of `tokens` each of the tensors `[_, dim]` has that they are kept in.
+    pub fn parts(self, tokens: usize, dim: usize) -> impl Iterator<Item = usize> {
+        let most = self.tokens(dim);
+        (0..tokens).step_by(most).map(move |first| most.min(tokens - first))
+    }
 }
 
 /// `f` of `x` `[tokens, _]`, applied to at most `max_tokens` tokens at a time.
@@ -84,5 +90,6 @@ mod tests {
     fn tokens_is_at_least_one_however_wide_the_rows() {
         assert_eq!(Limits { max_elements: 10 }.tokens(4), 2);
         assert_eq!(Limits { max_elements: 10 }.tokens(11), 1);
+        assert_eq!(Limits { max_elements: 10 }.parts(5, 4).collect::<Vec<_>>(), [2, 2, 1]);
     }
 }

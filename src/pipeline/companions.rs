@@ -5,7 +5,7 @@ use super::PipelineError;
 use super::atomic::{AtomicFolder, OutputError};
 use super::cancel::Cancel;
 use super::checkpoint::{Component, ComponentKind, REFERENCES_FILE, Tensors, read_json};
-use super::model::WanModel;
+use super::model::VideoModel;
 use super::packed::VERSION;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub const MARKER: &str = REFERENCES_FILE;
 ///
 /// If a component is missing, a file cannot be written, or the work is canceled.
 pub fn write_companions(
-    model: &WanModel,
+    model: &VideoModel,
     folder: &AtomicFolder<'_>,
     rewritten: &[ComponentKind],
     refer: bool,
@@ -105,7 +105,7 @@ fn is_weights(path: &Path) -> bool {
 }
 
 fn write_index(
-    model: &WanModel,
+    model: &VideoModel,
     folder: &AtomicFolder<'_>,
     format: &str,
     (references, weights): (Map<String, Value>, Map<String, Value>),

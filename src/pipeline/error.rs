@@ -6,9 +6,8 @@ use super::checkpoint::CheckpointError;
 use super::scheduler::SchedulerError;
 use super::tokenizer::TextError;
 use super::video::VideoError;
-use crate::models::ConfigError;
 use crate::models::t5::EncodeError;
-use crate::models::wan_vae::WanVaeError;
+use crate::models::{AutoencoderError, ConfigError};
 use crate::nn::WeightError;
 use std::path::PathBuf;
 
@@ -60,7 +59,7 @@ pub enum PipelineError {
     Scheduler(#[from] SchedulerError),
     /// The autoencoder.
     #[error(transparent)]
-    Vae(#[from] WanVaeError),
+    Vae(#[from] AutoencoderError),
     /// The video.
     #[error(transparent)]
     Video(#[from] VideoError),

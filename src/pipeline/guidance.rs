@@ -2,7 +2,7 @@
 
 use super::PipelineError;
 use super::sample::read;
-use crate::models::wan::{TextContext, WanTransformer};
+use crate::models::{Denoiser, TextContext};
 use crate::nn::Trace;
 use burn::tensor::Tensor;
 
@@ -26,7 +26,7 @@ impl Guidance<'_> {
     /// If the device fails.
     pub(super) fn velocity(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         latent: Tensor<4>,
         timestep: f32,
         is_guided: bool,

@@ -1,7 +1,6 @@
 //! What a transformer takes on the device, from its configuration alone.
 
-use crate::models::LinearShape;
-use crate::models::wan::WanConfig;
+use crate::models::{DenoiserConfig, LinearShape};
 use std::collections::HashSet;
 
 /// The parameters of a transformer, bytes.
@@ -20,13 +19,12 @@ const STREAM_SLOTS: usize = 2;
 
 impl TransformerBytes {
     /// The parameters of `config`, linear layers as large as `weight_bytes` says.
-    pub fn of(config: &WanConfig, weight_bytes: &dyn Fn(&LinearShape) -> u64) -> Self {
+    pub fn of(config: &dyn DenoiserConfig, weight_bytes: &dyn Fn(&LinearShape) -> u64) -> Self {
         let mut total = 0_u64;
-        let mut block = vec![0_u64; config.num_layers];
+        let mut block = vec![0_u64; config.num_layers()];
         let mut add = |name: &str, bytes: u64| {
             total = total.saturating_add(bytes);
-            let index = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next());
-            if let Some(block) = index.and_then(|i| block.get_mut(i.parse::<usize>().ok()?)) {
+            if let Some(block) = config.block_of(name).and_then(|index| block.get_mut(index)) {
                 *block = block.saturating_add(bytes);
             }
         };
@@ -45,7 +43,7 @@ impl TransformerBytes {
         Self {
             rest: total.saturating_sub(in_blocks),
             block: block.into_iter().max().unwrap_or(0),
-            blocks: config.num_layers,
+            blocks: config.num_layers(),
         }
     }
 
@@ -69,24 +67,6 @@ impl TransformerBytes {
     pub fn in_host_memory(&self, resident: usize) -> u64 {
         self.block.saturating_mul((self.blocks - resident) as u64)
     }
-}
-
-/// The largest set of live activations of a pass over `tokens`, bytes, with the keys and values of
-/// `text_tokens` in every block.
-///
-/// Hidden state, its normed copy, q, k, v, the attention's result and the FFN's chunk; Burn's
-/// element-wise operations hold about two more of the hidden size.
-pub fn activation_bytes(
-    config: &WanConfig,
-    tokens: usize,
-    text_tokens: usize,
-    max_elements: usize,
-) -> u64 {
-    let dim = config.dim() as u64;
-    let hidden = (tokens as u64).saturating_mul(dim);
-    let chunk = (tokens as u64).saturating_mul(config.ffn_dim as u64).min(max_elements as u64);
-    let text = (2 * config.num_layers * text_tokens) as u64 * dim;
-    hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
 }
 
 /// Bytes of f32 tensors of these shapes.

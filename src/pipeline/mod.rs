@@ -2,10 +2,10 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | open a model folder and check that its components fit | [`checkpoint`], [`model`], [`embedded`] |
+//! | open a model folder and check that its components fit | [`checkpoint`], [`model`], [`family`], [`embedded`] |
 //! | text to token ids | [`prompt`], [`tokenizer`] |
 //! | settings, sizes and memory before any work | [`settings`], [`plan`] |
-//! | prompt to frames | [`sample`], [`guidance`], [`scheduler`], [`noise`] |
+//! | prompt to frames | [`sample`], [`guidance`], [`scheduler`], [`noise`], [`padding`] |
 //! | frames to a file | [`video`], [`atomic`] |
 //! | full precision to packed codes | [`packed`], [`quantize`] |
 //! | what stands beside a rewritten component | [`companions`] |
@@ -18,6 +18,7 @@ pub mod companions;
 pub mod defaults;
 pub mod embedded;
 mod error;
+pub mod family;
 mod ftfy;
 pub mod guidance;
 pub mod inspect;
@@ -26,6 +27,7 @@ pub mod model;
 mod model_files;
 pub mod noise;
 pub mod packed;
+pub mod padding;
 pub mod plan;
 pub mod prompt;
 pub mod quantize;

@@ -1,40 +1,47 @@
-//! A Wan text-to-video model: its components, checked against each other before any work.
+//! A text-to-video model: its components, checked against each other before any work.
 
-use super::checkpoint::{Checkpoint, Component, ComponentKind, ModelFolder, config_from_json};
+use super::checkpoint::{Checkpoint, ComponentKind, ModelFolder};
 use super::defaults::SamplingDefaults;
+use super::family::FamilyReader;
 use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
+use super::prompt;
 use super::scheduler::SchedulerConfig;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{TextError, Tokenizer};
 use super::{ModelFiles, PipelineError};
-use crate::method::Rounding;
-use crate::models::t5::T5Config;
-use crate::models::wan::WanConfig;
-use crate::models::wan_vae::WanVaeConfig;
-use crate::models::{ConfigError, LinearShape};
+use crate::method::{Rounding, Scope};
+use crate::models::t5::{T5Config, TokenIds};
+use crate::models::{AutoencoderConfig, DenoiserConfig, FamilyFacts, LinearShape};
 use crate::nn::{WeightError, WeightSource};
+use crate::quant::Precision;
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Longest prompt a model may ask for; Wan's are 512.
 const MAX_TEXT_TOKENS: usize = 4096;
 
 /// An opened model folder; no weights are read yet.
 #[derive(Debug)]
-pub struct WanModel {
+pub struct VideoModel {
     /// The folder.
     pub folder: ModelFolder,
+    /// Class names and rules of its family.
+    pub family: &'static FamilyFacts,
     /// The denoiser's configuration.
-    pub transformer: WanConfig,
+    pub transformer: Arc<dyn DenoiserConfig>,
     /// The autoencoder's configuration.
-    pub vae: WanVaeConfig,
+    pub vae: Arc<dyn AutoencoderConfig>,
     /// The text encoder's configuration.
     pub text_encoder: T5Config,
     /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
-    /// Tokens of a prompt: cross-attention always sees this many.
+    /// What is suggested for sampling.
+    pub defaults: SamplingDefaults,
+    /// Tokens of a prompt: the transformer always sees this many.
     pub text_tokens: usize,
 }
 
-impl WanModel {
+impl VideoModel {
     /// Opens the folder and checks every configuration, and that they fit together.
     ///
     /// # Errors
@@ -51,27 +58,23 @@ impl WanModel {
     /// As [`Self::open`], or if a LoRA does not fit the transformer.
     pub fn open_with(path: &Path, files: &ModelFiles) -> Result<Self, PipelineError> {
         let folder = files.replace_weights(ModelFolder::open(path)?);
-        let component = |kind, class: &str| {
-            let component = folder.component(kind)?;
-            component.require_class(&[class])?;
-            Ok::<_, PipelineError>(component)
-        };
-        let transformer = component(ComponentKind::Transformer, "WanTransformer3DModel")?;
-        let vae = component(ComponentKind::Vae, "AutoencoderKLWan")?;
-        let text_encoder = component(ComponentKind::TextEncoder, "UMT5EncoderModel")?;
+        let family = FamilyReader::of_pipeline(folder.class_name())
+            .expect("a folder opens if its family is in the list");
+        let transformer = (family.transformer)(&folder.component(ComponentKind::Transformer)?)?;
         let scheduler = folder.component(ComponentKind::Scheduler)?;
-        let vae_config: WanVaeConfig = config_from_json(&vae.config, &vae.config_path())?;
-        vae_config.validate().map_err(|problem| config_error(problem, &vae))?;
+        let vae = (family.vae)(&folder.component(ComponentKind::Vae)?)?;
+        let usual = transformer.usual_call(vae.spatial_factor());
+        let defaults = SamplingDefaults::of(folder.path(), usual)?;
         let model = Self {
-            transformer: WanConfig::from_json(&transformer.config)
-                .map_err(|problem| config_error(problem, &transformer))?,
-            vae: vae_config,
-            text_encoder: T5Config::from_json(&text_encoder.config)
-                .map_err(|problem| config_error(problem, &text_encoder))?,
+            family: &family.facts,
+            text_encoder: (family.text_encoder)(&folder.component(ComponentKind::TextEncoder)?)?,
             scheduler: SchedulerConfig::from_json(&scheduler.config).map_err(|problem| {
                 PipelineError::SchedulerFile { problem, path: scheduler.config_path() }
             })?,
-            text_tokens: SamplingDefaults::of(folder.path())?.max_sequence_length,
+            text_tokens: defaults.max_sequence_length,
+            transformer,
+            vae,
+            defaults,
             folder,
         };
         let parameters = model.transformer.parameter_shapes();
@@ -89,10 +92,11 @@ impl WanModel {
                 self.folder.path().join("sampling.json").display()
             )));
         }
+        let (transformer, z_dim) = (&self.transformer, self.vae.z_dim());
         let pairs = [
-            ("the transformer's in_channels", self.transformer.in_channels, self.vae.z_dim),
-            ("the transformer's out_channels", self.transformer.out_channels, self.vae.z_dim),
-            ("the transformer's text_dim", self.transformer.text_dim, self.text_encoder.d_model),
+            ("the transformer's in_channels", transformer.in_channels(), z_dim),
+            ("the transformer's out_channels", transformer.out_channels(), z_dim),
+            ("the transformer's text_dim", transformer.text_dim(), self.text_encoder.d_model),
         ];
         let partners = ["the VAE's z_dim", "the VAE's z_dim", "the text encoder's d_model"];
         for ((name, value, wanted), partner) in pairs.into_iter().zip(partners) {
@@ -136,6 +140,54 @@ impl WanModel {
         Ok(Tokenizer::open(&component.path, self.text_encoder.vocab_size)?)
     }
 
+    /// Latent frames of a video of `frames`.
+    pub fn latent_frames(&self, frames: usize) -> usize {
+        frames.saturating_sub(1) / self.vae.temporal_factor() + 1
+    }
+
+    /// Most latent frames of a video.
+    pub fn most_latent_frames(&self) -> usize {
+        self.transformer.max_grid()[0].saturating_mul(self.transformer.patch()[0])
+    }
+
+    /// `[channels, frames, height, width]` of the latent of a video of so many frames, rows and
+    /// columns.
+    pub fn latent_shape(&self, [frames, height, width]: [usize; 3]) -> [usize; 4] {
+        let factor = self.vae.spatial_factor();
+        [self.vae.z_dim(), self.latent_frames(frames), height / factor, width / factor]
+    }
+
+    /// The shape of a latent as the transformer takes it: with as many frames in front as make whole
+    /// patches; see [`padding`](super::padding).
+    pub fn padded_shape(&self, [channels, frames, height, width]: [usize; 4]) -> [usize; 4] {
+        [channels, self.transformer.padded_frames(frames), height, width]
+    }
+
+    /// `precision` for the linear layers of the transformer, but for those worth keeping.
+    pub fn recommended_scope(&self, precision: Precision) -> Scope {
+        Scope::recommended(precision, self.transformer.sensitive_layers())
+    }
+
+    /// `prompt` as the tokenizer should see it.
+    pub fn clean_prompt<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
+        if self.family.cleans_prompts {
+            Cow::Owned(prompt::clean(prompt))
+        } else {
+            Cow::Borrowed(prompt)
+        }
+    }
+
+    /// The ids of `prompt` as the text encoder takes them.
+    ///
+    /// # Errors
+    ///
+    /// If the text cannot be tokenized.
+    pub fn tokenize(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<TokenIds, TextError> {
+        let tokens = tokenizer.encode(&self.clean_prompt(prompt), self.text_tokens)?;
+        let length = if self.family.attends_padding { tokens.ids.len() } else { tokens.len };
+        Ok(TokenIds { ids: tokens.ids, length })
+    }
+
     /// The parameters of a component, quantized while loading if `rounding` says so.
     ///
     /// # Errors
@@ -177,10 +229,6 @@ impl WanModel {
 
 fn names(layers: &[LinearShape]) -> impl Iterator<Item = &str> {
     layers.iter().map(|layer| layer.name.as_str())
-}
-
-fn config_error(problem: ConfigError, component: &Component) -> PipelineError {
-    PipelineError::Config { problem, path: component.config_path() }
 }
 
 /// The parameters of a component in the form they were found or asked for.

@@ -1,12 +1,11 @@
 //! What a run will take, estimated from configurations before anything is loaded.
 
 use super::PipelineError;
-use super::memory::{TransformerBytes, activation_bytes, parameter_bytes};
-use super::model::{ComponentWeights, WanModel};
+use super::memory::{TransformerBytes, parameter_bytes};
+use super::model::{ComponentWeights, VideoModel};
 use super::settings::{SampleSettings, TilingChoice};
 use crate::kernels::device::{Adapter, OpenDevice};
-use crate::models::wan::WanConfig;
-use crate::models::wan_vae::{Tiling, decode_peak_bytes};
+use crate::models::Tiling;
 use serde::Serialize;
 
 /// Sizes, work and memory of a run; bytes unless said otherwise.
@@ -18,9 +17,9 @@ pub struct Plan {
     pub precision: String,
     /// Where it runs.
     pub device: String,
-    /// `[channels, frames, height, width]`.
+    /// `[channels, frames, height, width]` of what is sampled.
     pub latent_shape: [usize; 4],
-    /// Tokens that the transformer sees.
+    /// Tokens of the video that the transformer sees.
     pub tokens: usize,
     /// Forward passes of the transformer.
     pub forwards: usize,
@@ -61,16 +60,16 @@ pub struct Plan {
 impl Plan {
     /// The plan of a run with the transformer's `weights` on `device`.
     pub fn new(
-        model: &WanModel,
+        model: &VideoModel,
         settings: &SampleSettings,
         weights: &ComponentWeights,
         device: &OpenDevice,
         limit_bytes: Option<u64>,
     ) -> Self {
-        let latent_shape = settings.latent_shape(model);
-        let [_, frames, height, width] = latent_shape;
-        let tokens = frames * (height / 2) * (width / 2);
-        let config = &model.transformer;
+        let latent_shape = settings.sampled_shape(model);
+        let [_, _, height, width] = latent_shape;
+        let config = &*model.transformer;
+        let tokens = config.grid(latent_shape).iter().product();
         let branches = if settings.uses_guidance() { 2 } else { 1 };
         let forwards = settings.forwards();
         let tiling = tiling(model, settings, [height, width], device, limit_bytes);
@@ -78,7 +77,7 @@ impl Plan {
         let [tile_height, tile_width] = [tile[0].min(height), tile[1].min(width)];
         let parameters = TransformerBytes::of(config, &|layer| weights.weight_bytes(layer));
         let activation_bytes =
-            activation_bytes(config, tokens, branches * model.text_tokens, device.max_elements());
+            config.activation_bytes(tokens, model.text_tokens, branches, device.max_elements());
         // Without an adapter there is no second memory to stream from.
         let room = limit_bytes.filter(|_| device.adapter.is_some());
         let room = room.map(|limit| limit.saturating_sub(activation_bytes));
@@ -86,11 +85,11 @@ impl Plan {
         let weight_bytes = parameters.on_device(resident_blocks);
         let text_bytes = text_bytes(model);
         // One byte and one or, in tiles, two floats per value.
-        let host_bytes = [settings.frames, settings.height, settings.width, 3]
+        let host_bytes = [settings.video_frames(model), settings.height, settings.width, 3]
             .iter()
             .fold(if tiling.is_some() { 9 } else { 5 }, |n: u64, &d| n.saturating_mul(d as u64));
         let vae_bytes = parameter_bytes(&model.vae.decoder_parameter_shapes())
-            + decode_peak_bytes(&model.vae, tile_height, tile_width);
+            + model.vae.decode_peak_bytes(tile_height, tile_width);
         Self {
             model: model.folder.class_name().to_owned(),
             precision: weights.precision(&config.linears()),
@@ -98,7 +97,8 @@ impl Plan {
             latent_shape,
             tokens,
             forwards,
-            denoise_ops: forward_ops(config, tokens, model.text_tokens) * forwards as f64,
+            denoise_ops: config.ops(tokens, model.text_tokens).total(config.num_layers())
+                * forwards as f64,
             weight_bytes,
             blocks: parameters.blocks,
             resident_blocks,
@@ -172,7 +172,7 @@ impl Plan {
 
 /// The VAE's tiles for frames of `latent_size` (height, width) latents.
 pub fn tiling(
-    model: &WanModel,
+    model: &VideoModel,
     settings: &SampleSettings,
     latent_size: [usize; 2],
     device: &OpenDevice,
@@ -184,12 +184,12 @@ pub fn tiling(
         TilingChoice::Auto => {
             // Not what happens to be free: tiles change pixels, and a seed must mean one video.
             let (elements, bytes) = (device.max_elements() as u64, limit_bytes.unwrap_or(u64::MAX));
-            Tiling::within(&model.vae, latent_size, elements, bytes)
+            Tiling::within(&*model.vae, latent_size, elements, bytes)
         }
     }
 }
 
-fn text_bytes(model: &WanModel) -> u64 {
+fn text_bytes(model: &VideoModel) -> u64 {
     let config = &model.text_encoder;
     let blocks: Vec<(String, Vec<usize>)> = config
         .parameter_shapes()
@@ -199,26 +199,6 @@ fn text_bytes(model: &WanModel) -> u64 {
     let tokens = model.text_tokens;
     let scores = config.num_heads * tokens * tokens;
     parameter_bytes(&blocks) + 4 * (3 * scores + 6 * tokens * config.d_ff) as u64
-}
-
-/// Operations of one forward pass over `tokens` and a text of `text_tokens`: two per
-/// multiplication of a matrix element.
-pub fn forward_ops(config: &WanConfig, tokens: usize, text_tokens: usize) -> f64 {
-    let (tokens, dim) = (tokens as f64, config.dim() as f64);
-    let linear = |layer: &crate::models::LinearShape| {
-        let values = (layer.out_features * layer.in_features) as f64;
-        let rows = if !layer.name.starts_with("blocks.") && layer.name != "proj_out" {
-            1.0
-        } else if layer.name.contains("attn2.to_k") || layer.name.contains("attn2.to_v") {
-            0.0 // once per prompt
-        } else {
-            tokens
-        };
-        2.0 * rows * values
-    };
-    let linears: f64 = config.linears().iter().map(linear).sum();
-    let attention = 4.0 * tokens * (tokens + text_tokens as f64) * dim;
-    linears + config.num_layers as f64 * attention
 }
 
 /// An entry of the system's table of memory, bytes.

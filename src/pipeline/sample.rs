@@ -5,17 +5,16 @@ use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
 pub use super::guidance::Guidance;
 use super::guidance::guided_steps;
-use super::model::{ComponentWeights, WanModel};
+use super::model::{ComponentWeights, VideoModel};
 use super::noise::standard_normal;
+use super::padding::last_frames;
 use super::plan::{Plan, peak_host_bytes};
-use super::prompt;
 use super::scheduler::Scheduler;
 use super::settings::SampleSettings;
 use super::video::Frames;
 use crate::kernels::device::OpenDevice;
-use crate::models::t5::{self, EncodeError, TokenIds};
-use crate::models::wan::{TextContext, WanTransformer};
-use crate::models::wan_vae::{Tiling, WanVaeDecoder, WanVaeEncoder};
+use crate::models::t5::{self, EncodeError};
+use crate::models::{Decoder, Denoiser, Encoder, TextContext, Tiling};
 use crate::nn::{AttentionPrecision, Limits, Trace, Weights};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
@@ -67,7 +66,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Sampler<'a> {
     /// The model.
-    pub model: &'a WanModel,
+    pub model: &'a VideoModel,
     /// Where it runs.
     pub device: &'a OpenDevice,
     /// Stops the run between units of work.
@@ -99,7 +98,7 @@ impl Sampler<'_> {
         let transformer = transformer.with_attention(settings.attention);
         clock.lap(Stage::Load);
 
-        let latent = self.latent(settings, &transformer, embeds, progress)?;
+        let latent = self.latent(settings, &*transformer, embeds, progress)?;
         clock.lap(Stage::Denoise);
         drop(transformer);
         self.device.device.memory_cleanup();
@@ -118,7 +117,7 @@ impl Sampler<'_> {
     pub fn latent(
         &self,
         settings: &SampleSettings,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         embeds: Vec<Tensor<2>>,
         progress: &mut Progress<'_>,
     ) -> Result<Vec<f32>, PipelineError> {
@@ -126,12 +125,29 @@ impl Sampler<'_> {
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
-        let shape = settings.latent_shape(self.model);
-        let mut latent = standard_normal(settings.seed, 0, shape.iter().product());
+        self.denoised(settings, transformer, &contexts, settings.seed, progress)
+    }
+
+    /// [`Sampler::latent`] with the noise of `seed`, given the prompt's context and, with guidance,
+    /// the negative prompt's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::latent`].
+    pub fn denoised(
+        &self,
+        settings: &SampleSettings,
+        transformer: &dyn Denoiser,
+        contexts: &[TextContext],
+        seed: u64,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let shape = settings.sampled_shape(self.model);
+        let mut latent = standard_normal(seed, 0, shape.iter().product());
         let mut scheduler = settings.build_scheduler(self.model)?;
-        let guidance = settings.guidance(&contexts);
+        let guidance = settings.guidance(contexts);
         self.denoise(transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)?;
-        Ok(latent)
+        Ok(last_frames(latent, shape, settings.latent_shape(self.model)[1]))
     }
 
     /// The video of a latent that was made with `settings`.
@@ -148,12 +164,13 @@ impl Sampler<'_> {
     ) -> Result<Frames, PipelineError> {
         let decoder = self.load_decoder()?;
         let latent = (latent, settings.latent_shape(self.model));
-        let values = self.decode(&decoder, latent, tiling, progress)?;
-        let size = [settings.frames, settings.height, settings.width];
+        let values = self.decode(&*decoder, latent, tiling, progress)?;
+        let size = [settings.video_frames(self.model), settings.height, settings.width];
         Ok(Frames::from_unit_values(&values, size, settings.fps)?)
     }
 
-    /// Prompts to embeddings `[text_tokens, text_dim]`, zero behind each prompt's end.
+    /// Prompts to embeddings `[text_tokens, text_dim]`; what is behind a prompt's end, the family's
+    /// rules say.
     ///
     /// # Errors
     ///
@@ -166,11 +183,8 @@ impl Sampler<'_> {
         let tokenizer = self.model.tokenizer()?;
         let tokens = prompts
             .iter()
-            .map(|text| {
-                let tokens = tokenizer.encode(&prompt::clean(text), self.model.text_tokens)?;
-                Ok(TokenIds { ids: tokens.ids, length: tokens.len })
-            })
-            .collect::<Result<Vec<_>, PipelineError>>()?;
+            .map(|text| self.model.tokenize(&tokenizer, text))
+            .collect::<Result<Vec<_>, _>>()?;
         let weights = self.weights(ComponentKind::TextEncoder)?;
         let mut advance = |done, total| {
             progress(Stage::Text, done, total);
@@ -199,7 +213,7 @@ impl Sampler<'_> {
         &self,
         weights: &ComponentWeights,
         progress: &mut Progress<'_>,
-    ) -> Result<WanTransformer, PipelineError> {
+    ) -> Result<Box<dyn Denoiser>, PipelineError> {
         self.load_streamed_transformer(weights, usize::MAX, progress)
     }
 
@@ -213,12 +227,11 @@ impl Sampler<'_> {
         weights: &ComponentWeights,
         resident_blocks: usize,
         progress: &mut Progress<'_>,
-    ) -> Result<WanTransformer, PipelineError> {
+    ) -> Result<Box<dyn Denoiser>, PipelineError> {
         let weights = Weights::new(weights.source(), &self.device.device);
         let mut loaded = |done, total| progress(Stage::Load, done, total);
         let (config, limits) = (&self.model.transformer, self.limits());
-        let transformer =
-            WanTransformer::load_streamed(&weights, config, limits, resident_blocks, &mut loaded)?;
+        let transformer = config.load_streamed(&weights, limits, resident_blocks, &mut loaded)?;
         self.cancel.check()?;
         Ok(transformer)
     }
@@ -230,7 +243,7 @@ impl Sampler<'_> {
     /// If the device fails, a value is not finite, or the run is canceled.
     pub fn denoise(
         &self,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         guidance: &Guidance<'_>,
         scheduler: &mut dyn Scheduler,
         (latent, shape): (&mut [f32], [usize; 4]),
@@ -259,10 +272,10 @@ impl Sampler<'_> {
     /// # Errors
     ///
     /// If a parameter is missing or unusable.
-    pub fn load_decoder(&self) -> Result<WanVaeDecoder, PipelineError> {
+    pub fn load_decoder(&self) -> Result<Box<dyn Decoder>, PipelineError> {
         let weights = self.weights(ComponentKind::Vae)?;
         let weights = Weights::new(weights.source(), &self.device.device);
-        Ok(WanVaeDecoder::load(&weights, &self.model.vae)?)
+        Ok(self.model.vae.load_decoder(&weights)?)
     }
 
     /// The encoding half of the autoencoder on the device; sampling does not need it.
@@ -270,10 +283,10 @@ impl Sampler<'_> {
     /// # Errors
     ///
     /// If a parameter is missing or unusable.
-    pub fn load_encoder(&self) -> Result<WanVaeEncoder, PipelineError> {
+    pub fn load_encoder(&self) -> Result<Box<dyn Encoder>, PipelineError> {
         let weights = self.weights(ComponentKind::Vae)?;
         let weights = Weights::new(weights.source(), &self.device.device);
-        Ok(WanVaeEncoder::load(&weights, &self.model.vae)?)
+        Ok(self.model.vae.load_encoder(&weights)?)
     }
 
     /// The video of `latent` `[channels, frames, height, width]` in 0..1,
@@ -284,7 +297,7 @@ impl Sampler<'_> {
     /// If the device fails or the run is canceled.
     pub fn decode(
         &self,
-        decoder: &WanVaeDecoder,
+        decoder: &dyn Decoder,
         (latent, shape): (&[f32], [usize; 4]),
         tiling: Option<Tiling>,
         progress: &mut Progress<'_>,
@@ -293,16 +306,21 @@ impl Sampler<'_> {
         let latent = Tensor::<4>::from_data(data, &self.device.device);
         let (mut values, mut done) = (Vec::new(), 0);
         progress(Stage::Decode, 0, shape[1]);
-        decoder.decode(latent, tiling, &mut |chunk: Tensor<4>| {
+        let mut take = |chunk: Tensor<4>| {
             self.cancel.check()?;
             // [3, frames, height, width] in −1..1 to [frames, height, width, 3] in 0..1
             let unit = chunk.permute([1, 2, 3, 0]) / 2.0 + 0.5;
             values.extend(read(unit)?.into_iter().map(|value| value.clamp(0.0, 1.0)));
             done += 1;
             progress(Stage::Decode, done.min(shape[1]), shape[1]);
-            Ok::<_, PipelineError>(())
+            Ok(())
+        };
+        let mut outcome = Ok(());
+        decoder.decode(latent, tiling, &mut |chunk| {
+            outcome = take(chunk);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        Ok(values)
+        outcome.map(|()| values)
     }
 
     fn weights(&self, kind: ComponentKind) -> Result<ComponentWeights, PipelineError> {

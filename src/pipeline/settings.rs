@@ -2,10 +2,9 @@
 
 use super::PipelineError;
 use super::guidance::{Guidance, guided_steps};
-use super::model::WanModel;
+use super::model::VideoModel;
 use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
-use crate::models::wan::TextContext;
-use crate::models::wan_vae::Tiling;
+use crate::models::{TextContext, Tiling};
 use crate::nn::AttentionPrecision;
 use serde::Serialize;
 
@@ -70,39 +69,11 @@ impl SampleSettings {
     /// # Errors
     ///
     /// Names the flag, what is wrong and the nearest values that work.
-    pub fn check(&self, model: &WanModel) -> Result<(), PipelineError> {
-        // A patch of the transformer covers two by two latents.
-        let multiple = model.vae.spatial_factor() * 2;
-        let most = model.transformer.rope_max_seq_len;
-        for (name, size) in [("width", self.width), ("height", self.height)] {
-            if size / multiple > most {
-                let limit = most.saturating_mul(multiple);
-                return Err(setting(format!(
-                    "--size: a {name} of {size} exceeds the model's limit of {limit}"
-                )));
-            }
-            if size == 0 || size % multiple != 0 {
-                return Err(setting(format!(
-                    "--size: a {name} of {size} is no multiple of {multiple}; use {}",
-                    neighbors(size, 0, multiple)
-                )));
-            }
-        }
-        let factor = model.vae.temporal_factor();
-        let limit = (most - 1).saturating_mul(factor).saturating_add(1);
-        if self.frames > limit {
-            return Err(setting(format!(
-                "--frames: {} exceeds the model's limit of {limit}",
-                self.frames
-            )));
-        }
-        if self.frames == 0 || !(self.frames - 1).is_multiple_of(factor) {
-            return Err(setting(format!(
-                "--frames: {} is no multiple of {factor} plus one; use {}",
-                self.frames,
-                neighbors(self.frames, 1, factor)
-            )));
-        }
+    pub fn check(&self, model: &VideoModel) -> Result<(), PipelineError> {
+        check_size([self.width, self.height], model)
+            .map_err(|problem| setting(format!("--size: {problem}")))?;
+        check_frames(self.frames, model)
+            .map_err(|problem| setting(format!("--frames: {problem}")))?;
         if !(0.0..=100.0).contains(&self.guidance_scale) {
             let value = self.guidance_scale;
             return Err(setting(format!("--guidance: {value} is no number from 0 to 100")));
@@ -125,7 +96,7 @@ impl SampleSettings {
     /// # Errors
     ///
     /// If the number of steps or the shift is impossible.
-    pub fn build_scheduler(&self, model: &WanModel) -> Result<Box<dyn Scheduler>, PipelineError> {
+    pub fn build_scheduler(&self, model: &VideoModel) -> Result<Box<dyn Scheduler>, PipelineError> {
         let mut config = model.scheduler.clone();
         if let Some(kind) = self.scheduler {
             config = config.with_kind(kind);
@@ -136,11 +107,20 @@ impl SampleSettings {
         Ok(config.build(self.steps)?)
     }
 
-    /// `[channels, frames, height, width]` of the latent.
-    pub fn latent_shape(&self, model: &WanModel) -> [usize; 4] {
-        let (spatial, temporal) = (model.vae.spatial_factor(), model.vae.temporal_factor());
-        let frames = (self.frames - 1) / temporal + 1;
-        [model.vae.z_dim, frames, self.height / spatial, self.width / spatial]
+    /// `[channels, frames, height, width]` of the video's latent.
+    pub fn latent_shape(&self, model: &VideoModel) -> [usize; 4] {
+        model.latent_shape([self.frames, self.height, self.width])
+    }
+
+    /// The shape of the latent that is sampled, which can have some frames more.
+    pub fn sampled_shape(&self, model: &VideoModel) -> [usize; 4] {
+        model.padded_shape(self.latent_shape(model))
+    }
+
+    /// Frames of the video, which can be some more than were asked for: what the autoencoder makes
+    /// of the latent.
+    pub fn video_frames(&self, model: &VideoModel) -> usize {
+        model.vae.frames(model.latent_frames(self.frames))
     }
 
     /// The guidance of the run, given the prompt's context and, if there is guidance, the negative
@@ -159,6 +139,47 @@ impl SampleSettings {
     pub fn uses_guidance(&self) -> bool {
         self.guidance_scale > 1.0
     }
+}
+
+/// Checks that the model can make frames of `[width, height]` pixels.
+///
+/// # Errors
+///
+/// In words: what is wrong and the nearest values that work.
+pub fn check_size(size: [usize; 2], model: &VideoModel) -> Result<(), String> {
+    let ([_, rows, columns], [_, patch_rows, patch_columns]) =
+        (model.transformer.max_grid(), model.transformer.patch());
+    let factor = model.vae.spatial_factor();
+    let axes = [("width", patch_columns * factor, columns), ("height", patch_rows * factor, rows)];
+    for ((name, multiple, most), size) in axes.into_iter().zip(size) {
+        if size / multiple > most {
+            let limit = most.saturating_mul(multiple);
+            return Err(format!("a {name} of {size} exceeds the model's limit of {limit}"));
+        }
+        if size == 0 || size % multiple != 0 {
+            let near = neighbors(size, 0, multiple);
+            return Err(format!("a {name} of {size} is no multiple of {multiple}; use {near}"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the model can make a video of `frames`.
+///
+/// # Errors
+///
+/// As [`check_size`].
+pub fn check_frames(frames: usize, model: &VideoModel) -> Result<(), String> {
+    let (factor, most) = (model.vae.temporal_factor(), model.most_latent_frames());
+    let limit = (most - 1).saturating_mul(factor).saturating_add(1);
+    if frames > limit {
+        return Err(format!("{frames} exceeds the model's limit of {limit}"));
+    }
+    if frames == 0 || !(frames - 1).is_multiple_of(factor) {
+        let near = neighbors(frames, 1, factor);
+        return Err(format!("{frames} is no multiple of {factor} plus one; use {near}"));
+    }
+    Ok(())
 }
 
 fn setting(message: String) -> PipelineError {

@@ -11,7 +11,7 @@ use crate::pipeline::atomic::{AtomicFolder, Existing, OutputError};
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::{ComponentKind, Dtype, SafetensorsWriter, TensorSpec, read_json};
 use crate::pipeline::companions::{MARKER, write_companions, write_json};
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::packed::{
     FORMAT, LayerEntry, Manifest, checksum, config_with_note, packed_specs, write_packed,
 };
@@ -29,7 +29,7 @@ const FULL_FORMAT: &str = "qvgen-full";
 #[derive(Clone, Copy, Debug)]
 pub struct Export<'a> {
     /// The model it was trained from: its other components are copied.
-    pub model: &'a WanModel,
+    pub model: &'a VideoModel,
     /// The parameters; see [`averaged`] to export the moving average.
     pub parameters: &'a Parameters,
     /// The quantized layers, which are written packed; without, everything is written as f32.

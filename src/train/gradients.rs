@@ -7,9 +7,8 @@
 use super::parameters::Parameters;
 use super::source::{GradientMap, ParameterSource, accumulate};
 use super::student::QuantizedLayers;
-use crate::models::wan::{
-    Embedded, WanBlock, WanConfig, WanEmbedder, WanHead, WanTransformer, rotations,
-};
+use crate::models::DenoiserConfig;
+use crate::models::denoiser::{Embedded, Stages};
 use crate::nn::{Limits, Trace, WeightError, Weights};
 use burn::tensor::{Device, Gradients, Tensor};
 
@@ -50,7 +49,7 @@ pub struct Pass<'a> {
     /// Which layers are quantized; `None` in full precision.
     pub layers: Option<&'a QuantizedLayers>,
     /// Sizes of the transformer.
-    pub config: &'a WanConfig,
+    pub config: &'a dyn DenoiserConfig,
     /// Where it runs, without autodiff.
     pub device: &'a Device,
     /// Largest tensors.
@@ -70,7 +69,7 @@ impl Pass<'_> {
     ) -> Result<Tensor<4>, WeightError> {
         let source = ParameterSource::plain(self.parameters, self.layers);
         let weights = Weights::new(&source, self.device);
-        let model = WanTransformer::load(&weights, self.config, self.limits, &mut |_, _| ())?;
+        let model = self.config.load(&weights, self.limits)?;
         let context = model.text_context(example.text.clone(), trace);
         Ok(model.forward_traced(example.noisy.clone(), example.timestep(), &context, trace))
     }
@@ -94,7 +93,7 @@ impl Pass<'_> {
         let source = ParameterSource::graph(self.parameters, self.layers);
         let device = self.device.clone().autodiff();
         let weights = Weights::new(&source, &device);
-        let model = WanTransformer::load(&weights, self.config, self.limits, &mut |_, _| ())?;
+        let model = self.config.load(&weights, self.limits)?;
         let text = Tensor::from_inner(example.text.clone());
         let context = model.text_context(text, &mut Trace::off());
         let noisy = Tensor::from_inner(example.noisy.clone());
@@ -111,53 +110,45 @@ impl Pass<'_> {
     ///
     /// If a parameter is missing.
     pub fn recomputed(&self, example: &Example) -> Result<(Tensor<1>, GradientMap), WeightError> {
-        let grid = self.config.grid(example.noisy.dims());
-        let off = &mut Trace::off();
         let plain = ParameterSource::plain(self.parameters, self.layers);
         let weights = Weights::new(&plain, self.device);
-        let embedder = WanEmbedder::load(&weights, self.config, self.limits)?;
-        let Embedded { hidden, temb, timestep_proj } =
-            embedder.embed(example.noisy.clone(), example.timestep(), off);
-        let text = embedder.embed_text(example.text.clone(), off);
-        drop(embedder);
-        let positions = rotations(self.config, grid, self.limits, self.device);
+        let stages = self.stages(&weights, example);
+        let (noisy, text) = (example.noisy.clone(), example.text.clone());
+        let Embedded { hidden, conditions } = stages.embed(noisy, example.timestep(), text)?;
         let mut inputs = vec![hidden];
-        for index in 0..self.config.num_layers {
-            let block = WanBlock::load(&weights, self.config, self.limits, index)?;
-            let keys_values = block.text_keys_values(&text);
-            let hidden = inputs[index].clone();
-            let timestep = block.timestep(&timestep_proj);
-            inputs.push(block.forward(hidden, &timestep, &positions, &keys_values, off));
+        for index in 0..self.config.num_layers() {
+            let block = stages.block(index, &conditions)?;
+            inputs.push(block(inputs[index].clone()));
         }
-        let conditions = Conditions { temb, timestep_proj, text };
         let mut sum = Backward::default();
         let last = inputs.pop().expect("the tokens after the last block");
-        let loss = self.head(example, last, grid, &conditions, &mut sum)?;
+        let loss = self.head(example, last, &conditions, &mut sum)?;
         for (index, hidden) in inputs.into_iter().enumerate().rev() {
-            self.block(index, hidden, grid, &conditions, &mut sum)?;
+            self.block(index, example, hidden, &conditions, &mut sum)?;
         }
         self.embedder(example, &mut sum)?;
         Ok((loss, sum.parameters))
+    }
+
+    fn stages<'a>(&'a self, weights: &'a Weights<'a>, example: &Example) -> Box<dyn Stages + 'a> {
+        self.config.stages(weights, self.limits, self.config.grid(example.noisy.dims()))
     }
 
     fn head(
         &self,
         example: &Example,
         hidden: Vec<Tensor<2>>,
-        grid: [usize; 3],
-        conditions: &Conditions,
+        conditions: &[Tensor<2>],
         sum: &mut Backward,
     ) -> Result<Tensor<1>, WeightError> {
         let source = ParameterSource::graph(self.parameters, self.layers);
         let device = self.device.clone().autodiff();
-        let head = WanHead::load(&Weights::new(&source, &device), self.config)?;
-        let (hidden, temb) = (leaves(hidden), leaf(&conditions.temb));
-        let timestep = head.timestep(&temb);
-        let prediction = head.forward(hidden.clone(), &timestep, grid, &mut Trace::off());
+        let weights = Weights::new(&source, &device);
+        let (hidden, conditions) = (leaves(&hidden), leaves(conditions));
+        let prediction = self.stages(&weights, example).head(hidden.clone(), &conditions)?;
         let loss = example.loss(&prediction, |target| Tensor::from_inner(target.clone()));
         let gradients = loss.backward();
-        sum.hidden = of_leaves(&hidden, &gradients);
-        sum.temb = temb.grad(&gradients);
+        sum.take(&hidden, &conditions, &gradients);
         accumulate(&mut sum.parameters, source.gradients(&gradients));
         Ok(loss.inner())
     }
@@ -165,27 +156,18 @@ impl Pass<'_> {
     fn block(
         &self,
         index: usize,
+        example: &Example,
         hidden: Vec<Tensor<2>>,
-        grid: [usize; 3],
-        conditions: &Conditions,
+        conditions: &[Tensor<2>],
         sum: &mut Backward,
     ) -> Result<(), WeightError> {
         let source = ParameterSource::graph(self.parameters, self.layers);
         let device = self.device.clone().autodiff();
         let weights = Weights::new(&source, &device);
-        let block = WanBlock::load(&weights, self.config, self.limits, index)?;
-        let positions = rotations(self.config, grid, self.limits, &device);
-        let (hidden, timestep_proj) = (leaves(hidden), leaf(&conditions.timestep_proj));
-        let text = leaf(&conditions.text);
-        let keys_values = block.text_keys_values(&text);
-        let off = &mut Trace::off();
-        let timestep = block.timestep(&timestep_proj);
-        let out = block.forward(hidden.clone(), &timestep, &positions, &keys_values, off);
-        let products = out.into_iter().zip(&sum.hidden).map(|(out, g)| weigh(out, g));
-        let gradients = products.reduce(|a, b| a + b).expect("tokens").backward();
-        sum.hidden = of_leaves(&hidden, &gradients);
-        add(&mut sum.timestep_proj, timestep_proj.grad(&gradients));
-        add(&mut sum.text, text.grad(&gradients));
+        let (hidden, conditions) = (leaves(&hidden), leaves(conditions));
+        let block = self.stages(&weights, example).block(index, &conditions)?;
+        let gradients = product(block(hidden.clone()), &sum.hidden).backward();
+        sum.take(&hidden, &conditions, &gradients);
         accumulate(&mut sum.parameters, source.gradients(&gradients));
         Ok(())
     }
@@ -194,67 +176,54 @@ impl Pass<'_> {
         let source = ParameterSource::graph(self.parameters, self.layers);
         let device = self.device.clone().autodiff();
         let weights = Weights::new(&source, &device);
-        let embedder = WanEmbedder::load(&weights, self.config, self.limits)?;
-        let off = &mut Trace::off();
         let noisy = Tensor::from_inner(example.noisy.clone());
-        let embedded = embedder.embed(noisy, example.timestep(), off);
-        let text = embedder.embed_text(Tensor::from_inner(example.text.clone()), off);
-        let mut products: Vec<Tensor<1>> =
-            embedded.hidden.into_iter().zip(&sum.hidden).map(|(out, g)| weigh(out, g)).collect();
-        let conditions = [
-            (embedded.temb, &sum.temb),
-            (embedded.timestep_proj, &sum.timestep_proj),
-            (text, &sum.text),
-        ];
-        for (out, gradient) in conditions {
-            products.extend(gradient.as_ref().map(|gradient| weigh(out, gradient)));
-        }
-        let gradients = products.into_iter().reduce(|a, b| a + b).expect("tokens").backward();
+        let text = Tensor::from_inner(example.text.clone());
+        let embedded = self.stages(&weights, example).embed(noisy, example.timestep(), text)?;
+        let outputs = embedded.hidden.into_iter().chain(embedded.conditions).collect();
+        let incoming: Vec<_> = sum.hidden.iter().chain(&sum.conditions).cloned().collect();
+        let gradients = product(outputs, &incoming).backward();
         accumulate(&mut sum.parameters, source.gradients(&gradients));
         Ok(())
     }
 }
 
-/// What every block sees beside the tokens.
-struct Conditions {
-    temb: Tensor<2>,
-    timestep_proj: Tensor<2>,
-    text: Tensor<2>,
-}
-
-/// Gradients on their way from the head to the embedder.
+/// Gradients on their way from the head to the embedder; none of what took no part.
 #[derive(Default)]
 struct Backward {
-    hidden: Vec<Tensor<2>>,
-    temb: Option<Tensor<2>>,
-    timestep_proj: Option<Tensor<2>>,
-    text: Option<Tensor<2>>,
+    hidden: Vec<Option<Tensor<2>>>,
+    /// The sum over all stages so far.
+    conditions: Vec<Option<Tensor<2>>>,
     parameters: GradientMap,
+}
+
+impl Backward {
+    /// Takes those of a stage's inputs: the tokens' instead of what was there, the conditions' on
+    /// top of it.
+    fn take(&mut self, hidden: &[Tensor<2>], conditions: &[Tensor<2>], gradients: &Gradients) {
+        self.hidden = hidden.iter().map(|leaf| leaf.grad(gradients)).collect();
+        self.conditions.resize(conditions.len(), None);
+        for (sum, leaf) in self.conditions.iter_mut().zip(conditions) {
+            *sum = match (sum.take(), leaf.grad(gradients)) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            };
+        }
+    }
 }
 
 fn leaf<const D: usize>(value: &Tensor<D>) -> Tensor<D> {
     Tensor::from_inner(value.clone()).require_grad()
 }
 
-fn leaves(values: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+fn leaves(values: &[Tensor<2>]) -> Vec<Tensor<2>> {
     values.iter().map(leaf).collect()
 }
 
-fn of_leaves(leaves: &[Tensor<2>], gradients: &Gradients) -> Vec<Tensor<2>> {
-    leaves
-        .iter()
-        .map(|leaf| leaf.grad(gradients).expect("every token takes part in the result"))
-        .collect()
-}
-
-/// A scalar whose gradient with respect to `out` is `gradient`.
-fn weigh(out: Tensor<2>, gradient: &Tensor<2>) -> Tensor<1> {
-    (out * Tensor::from_inner(gradient.clone())).sum()
-}
-
-fn add(sum: &mut Option<Tensor<2>>, more: Option<Tensor<2>>) {
-    *sum = match (sum.take(), more) {
-        (Some(a), Some(b)) => Some(a + b),
-        (a, b) => a.or(b),
+/// A scalar whose gradients with respect to `outputs` are `gradients`.
+fn product(outputs: Vec<Tensor<2>>, gradients: &[Option<Tensor<2>>]) -> Tensor<1> {
+    let weigh = |(out, gradient): (Tensor<2>, &Option<Tensor<2>>)| {
+        Some((out * Tensor::from_inner(gradient.clone()?)).sum())
     };
+    let products = outputs.into_iter().zip(gradients).filter_map(weigh);
+    products.reduce(|a, b| a + b).expect("every stage takes part in the loss")
 }

@@ -8,8 +8,8 @@ use super::random::{Purpose, key, normal};
 use super::world_clips::world_clips;
 use crate::kernels::device::OpenDevice;
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::defaults::SamplingDefaults;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
+use crate::pipeline::settings::{check_frames, check_size};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use std::ops::Range;
 /// If they cannot be read or do not fit the model, or the work is canceled.
 pub fn open_dataset(
     settings: &DataSettings,
-    model: &WanModel,
+    model: &VideoModel,
     device: &OpenDevice,
     cancel: &Cancel,
     seed: u64,
@@ -49,31 +49,23 @@ pub fn open_dataset(
 /// # Errors
 ///
 /// If the sizes in `settings` do not fit the model.
-pub fn latent_shape(settings: &DataSettings, model: &WanModel) -> Result<[usize; 4], TrainError> {
-    let defaults = SamplingDefaults::of(model.folder.path())?;
+pub fn latent_shape(settings: &DataSettings, model: &VideoModel) -> Result<[usize; 4], TrainError> {
+    let defaults = &model.defaults;
     let frames = settings.frames.unwrap_or(defaults.frames);
     let width = settings.width.unwrap_or(defaults.width);
     let height = settings.height.unwrap_or(defaults.height);
-    let (spatial, temporal) = (model.vae.spatial_factor(), model.vae.temporal_factor());
-    for (key, size) in [("data.width", width), ("data.height", height)] {
-        if size == 0 || size % (2 * spatial) != 0 {
-            let multiple = 2 * spatial;
-            return Err(TrainError::Setting(format!("{key} is {size}, no multiple of {multiple}")));
-        }
-    }
-    if frames == 0 || !(frames - 1).is_multiple_of(temporal) {
-        return Err(TrainError::Setting(format!(
-            "data.frames is {frames}, no multiple of {temporal} plus one"
-        )));
-    }
-    Ok([model.vae.z_dim, (frames - 1) / temporal + 1, height / spatial, width / spatial])
+    let refused = |key: &str, problem: String| TrainError::Setting(format!("{key}: {problem}"));
+    check_size([width, height], model)
+        .map_err(|problem| refused("data.width and data.height", problem))?;
+    check_frames(frames, model).map_err(|problem| refused("data.frames", problem))?;
+    Ok(model.latent_shape([frames, height, width]))
 }
 
 /// Clips of noise under captions of noise.
 fn random_clips(
     count: usize,
     settings: &DataSettings,
-    model: &WanModel,
+    model: &VideoModel,
     device: &Device,
     seed: u64,
 ) -> Result<InMemory, TrainError> {
@@ -83,7 +75,7 @@ fn random_clips(
         let data = TensorData::new(values(index, 0, shape.iter().product()), shape);
         (Tensor::from_data(data, device), index)
     };
-    let text_shape = [model.text_tokens, model.transformer.text_dim];
+    let text_shape = [model.text_tokens, model.transformer.text_dim()];
     let text = |index| {
         let data = TensorData::new(values(index, 1, text_shape[0] * text_shape[1]), text_shape);
         Tensor::from_data(data, device)

@@ -4,17 +4,12 @@ use super::config::Config;
 use super::open_dataset::latent_shape;
 use super::{TrainError, check_layers};
 use crate::method::qvgen::{Auxiliary, RankSchedule, Recipe};
-use crate::models::wan::WanConfig;
-use crate::pipeline::model::WanModel;
+use crate::models::DenoiserConfig;
+use crate::pipeline::model::VideoModel;
 use serde::Serialize;
 
 /// Everything is kept and computed in 32 bits.
 const FLOAT: u64 = 4;
-/// Tensors of the token's width that autodiff keeps of a block, and of the feed-forward layer's.
-const KEPT_OF_BLOCK: (u64, u64) = (34, 6);
-/// The same of a pass without gradients, which frees what it has used.
-const LIVE_OF_BLOCK: (u64, u64) = (9, 2);
-
 /// Bytes on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TrainMemory {
@@ -71,7 +66,7 @@ pub struct TrainPlan {
     pub model_parameters: u64,
     /// Parameters that are trained.
     pub trained_parameters: u64,
-    /// `[channels, frames, height, width]` of a clip's latent.
+    /// `[channels, frames, height, width]` of a clip's latent as the transformer takes it.
     pub latent_shape: [usize; 4],
     /// Tokens of a clip.
     pub tokens: usize,
@@ -89,9 +84,9 @@ pub struct TrainPlan {
 struct Sizes<'a> {
     config: &'a Config,
     recipe: Option<&'a Recipe>,
-    model: &'a WanConfig,
-    tokens: u64,
-    text_tokens: u64,
+    model: &'a dyn DenoiserConfig,
+    tokens: usize,
+    text_tokens: usize,
     /// Clips computed side by side.
     side_by_side: u64,
 }
@@ -102,11 +97,11 @@ impl TrainPlan {
     /// # Errors
     ///
     /// If layers, ranks or sizes in `config` do not fit the model.
-    pub fn new(config: &Config, model: &WanModel, device: String) -> Result<Self, TrainError> {
+    pub fn new(config: &Config, model: &VideoModel, device: String) -> Result<Self, TrainError> {
         let recipe = config.recipe()?;
         check_layers(config, recipe.as_ref(), model)?;
-        let shape = latent_shape(&config.data, model)?;
-        Self::of_sizes(config, &model.transformer, shape, model.text_tokens, device)
+        let shape = model.padded_shape(latent_shape(&config.data, model)?);
+        Self::of_sizes(config, &*model.transformer, shape, model.text_tokens, device)
     }
 
     /// The plan for a transformer of sizes `model`, clips of latents `latent_shape` and captions of
@@ -117,7 +112,7 @@ impl TrainPlan {
     /// If the ranks make no schedule.
     pub fn of_sizes(
         config: &Config,
-        model: &WanConfig,
+        model: &dyn DenoiserConfig,
         latent_shape: [usize; 4],
         text_tokens: usize,
         device: String,
@@ -129,9 +124,8 @@ impl TrainPlan {
             }
             _ => None,
         };
-        let [_, frames, height, width] = latent_shape;
-        let tokens = frames * (height / 2) * (width / 2);
-        let scope = config.scope();
+        let tokens = model.grid(latent_shape).iter().product::<usize>();
+        let scope = config.scope(model);
         let linears = model.linears();
         let quantized =
             linears.iter().filter(|linear| scope.of(&linear.name).weights.is_some()).count();
@@ -142,8 +136,8 @@ impl TrainPlan {
             config,
             recipe: recipe.as_ref(),
             model,
-            tokens: tokens as u64,
-            text_tokens: text_tokens as u64,
+            tokens,
+            text_tokens,
             side_by_side: side_by_side as u64,
         };
         let (recompute, batch) = (config.training.recompute, config.training.batch);
@@ -272,7 +266,7 @@ impl Sizes<'_> {
 
     /// Elements of the quantized weights, their grids and clips, and the factors beside them.
     fn quantized(&self) -> [u64; 3] {
-        let scope = self.config.scope();
+        let scope = self.config.scope(self.model);
         let rank = match self.recipe.map(|recipe| &recipe.auxiliary) {
             None | Some(Auxiliary::None) => 0,
             Some(Auxiliary::Lora { rank }) => *rank,
@@ -302,22 +296,23 @@ impl Sizes<'_> {
         model + grids + factors
     }
 
-    /// Values of `(of the width, of the feed-forward layer)` per token, in bytes.
-    fn per_token(&self, (wide, deep): (u64, u64)) -> u64 {
-        FLOAT * (wide * self.model.dim() as u64 + deep * self.model.ffn_dim as u64)
+    /// Bytes of so many tensors `[of the width, of the feed-forward layer's]` per token.
+    fn per_token(&self, [wide, deep]: [usize; 2]) -> u64 {
+        FLOAT * (wide * self.model.dim() + deep * self.model.ffn_dim()) as u64
     }
 
     fn memory(&self, recompute: bool, batch: usize) -> TrainMemory {
         let model = self.model_parameters();
         let [weights, grids, factors] = self.quantized();
         let trained = self.trained();
-        let (layers, tokens) = (self.model.num_layers as u64, self.tokens);
+        let (layers, tensors) = (self.model.num_layers() as u64, self.model.block_tensors());
+        let tokens = self.model.sequence_tokens(self.tokens, self.text_tokens) as u64;
         // Of a LoRA the gradients of the merged weights exist as well.
         let gradients = if self.trains_lora() { trained + model } else { trained };
         let copies = if batch > 1 { 1 + self.side_by_side.min(batch as u64) } else { 1 };
-        let block = tokens * self.per_token(KEPT_OF_BLOCK)
-            + FLOAT * 6 * self.text_tokens * self.model.dim() as u64;
-        let live = tokens * self.per_token(LIVE_OF_BLOCK);
+        let block = tokens * self.per_token(tensors.kept)
+            + self.text_tokens as u64 * self.per_token([tensors.kept_of_text, 0]);
+        let live = tokens * self.per_token(tensors.live);
         let inputs = layers * tokens * FLOAT * self.model.dim() as u64;
         // One block's worth of gradients of activations comes on top.
         let activations = if recompute { inputs + 2 * block } else { (layers + 1) * block } + live;

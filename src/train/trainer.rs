@@ -9,11 +9,13 @@ use super::random::{self, Purpose, key};
 use super::source::{GradientMap, accumulate};
 use super::student::{QuantizedLayers, Spectra};
 use crate::method::qvgen::{Loss, Phase};
-use crate::models::wan::{WanConfig, WanTransformer};
+use crate::models::{Denoiser, DenoiserConfig};
 use crate::nn::{Limits, Trace};
+use crate::pipeline::padding::repeat_first_frame;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// How often and on what a student is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,13 +74,13 @@ pub struct StepReport {
 /// A transformer in training.
 pub struct Trainer<'a> {
     /// Sizes.
-    pub config: WanConfig,
+    pub config: Arc<dyn DenoiserConfig>,
     /// What is trained.
     pub parameters: Parameters,
     /// What is quantized; `None` to train in full precision.
     pub layers: Option<QuantizedLayers>,
     /// The full-precision model to imitate.
-    pub teacher: Option<WanTransformer>,
+    pub teacher: Option<Box<dyn Denoiser>>,
     /// What is compared.
     pub loss: Loss,
     /// The optimizer.
@@ -109,7 +111,7 @@ impl Trainer<'_> {
         Pass {
             parameters: &self.parameters,
             layers: self.layers.as_ref(),
-            config: &self.config,
+            config: &*self.config,
             device: &self.device,
             limits: self.limits,
         }
@@ -203,6 +205,8 @@ impl Trainer<'_> {
         sigma: f64,
         noise_key: u64,
     ) -> Example {
+        let latent =
+            repeat_first_frame(latent.clone(), self.config.padded_frames(latent.dims()[1]));
         let shape = latent.dims();
         let noise = random::normal(noise_key, 0, shape.iter().product());
         let noise = Tensor::<4>::from_data(TensorData::new(noise, shape), &self.device);

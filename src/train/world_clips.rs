@@ -4,12 +4,12 @@ use super::TrainError;
 use super::dataset::InMemory;
 use super::random::{Purpose, key};
 use crate::kernels::device::OpenDevice;
-use crate::models::wan_vae::WanVaeEncoder;
+use crate::models::Encoder;
 use crate::nn::Weights;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::ComponentKind;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::sample::Sampler;
 use crate::world::{Caption, Scene, Split, render};
 use burn::tensor::{Tensor, TensorData};
@@ -54,7 +54,7 @@ impl WorldTexts {
 ///
 /// If a component cannot be loaded, the device fails, or the work is canceled.
 pub fn world_clips(
-    model: &WanModel,
+    model: &VideoModel,
     device: &OpenDevice,
     cancel: &Cancel,
     size: [usize; 3],
@@ -67,8 +67,8 @@ pub fn world_clips(
     let texts = WorldTexts::new(sampler.encode(&sentences, &mut |_, _, _| ())?);
     let weights = model.weights(ComponentKind::Vae, None, device.max_elements())?;
     let weights = Weights::new(weights.source(), &device.device);
-    let encoder = WanVaeEncoder::load(&weights, &model.vae).map_err(PipelineError::from)?;
-    encode_scenes(&encoder, texts, device, cancel, size, (count, seed), progress)
+    let encoder = model.vae.load_encoder(&weights).map_err(PipelineError::from)?;
+    encode_scenes(&*encoder, texts, device, cancel, size, (count, seed), progress)
 }
 
 /// As [`world_clips`], with an encoder that is loaded already.
@@ -77,7 +77,7 @@ pub fn world_clips(
 ///
 /// If the device fails or the work is canceled.
 pub(super) fn encode_scenes(
-    encoder: &WanVaeEncoder,
+    encoder: &dyn Encoder,
     texts: WorldTexts,
     device: &OpenDevice,
     cancel: &Cancel,

@@ -5,7 +5,7 @@ use crate::{Stored, copy_folder, full_message, read_reference, temporary, wan, w
 use qvgen::nn::WeightSource;
 use qvgen::pipeline::ModelFiles;
 use qvgen::pipeline::checkpoint::{Checkpoint, ComponentKind, Layout, ModelFolder, Tensors};
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use safetensors::Dtype;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ fn a_gguf_file_in_the_folder_of_the_text_encoder_is_found() {
     let tensors = renamed(TEXT_ENCODER, |ours| theirs(&LLAMA_CPP, ours));
     fs::write(old.with_file_name("model.gguf"), gguf_of("t5", &tensors, true).bytes()).unwrap();
     fs::remove_file(old).unwrap();
-    let model = WanModel::open(folder.path()).unwrap();
+    let model = VideoModel::open(folder.path()).unwrap();
     model.check_files().unwrap();
     let weights = model.weights(ComponentKind::TextEncoder, None, usize::MAX).unwrap();
     let name = "encoder.block.0.layer.0.SelfAttention.q.weight";
@@ -257,7 +257,7 @@ fn a_transformer_of_other_sizes_names_the_first_tensor_that_differs() {
     wider.bytes = [wider.bytes.clone(), wider.bytes.clone()].concat();
     write_reference(&path, &tensors);
     let files = ModelFiles { transformer: Some(path), ..ModelFiles::default() };
-    let model = WanModel::open_with(&wan(), &files).unwrap();
+    let model = VideoModel::open_with(&wan(), &files).unwrap();
     let err = full_message(&model.check_files().unwrap_err());
     assert!(err.contains("condition_embedder.time_embedder.linear_1.weight"), "{err}");
     assert!(err.contains("expected [32, ") && err.ends_with("other.safetensors"), "{err}");

@@ -2,7 +2,7 @@
 
 use crate::{Stored, full_message, read_reference, temporary, wan, write_reference};
 use qvgen::pipeline::checkpoint::{ComponentKind, LoraFile};
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::pipeline::{ModelFiles, PipelineError};
 use safetensors::Dtype;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,13 @@ fn pair(a: &str, b: &str, rank: usize) -> [Stored; 2] {
     ]
 }
 
-fn open(files: &[(&Path, f32)]) -> Result<WanModel, PipelineError> {
+fn open(files: &[(&Path, f32)]) -> Result<VideoModel, PipelineError> {
     let lora = |&(path, strength): &(&Path, f32)| LoraFile { path: path.to_owned(), strength };
     let loras = files.iter().map(lora).collect();
-    WanModel::open_with(&wan(), &ModelFiles { loras, ..ModelFiles::default() })
+    VideoModel::open_with(&wan(), &ModelFiles { loras, ..ModelFiles::default() })
 }
 
-fn values(model: &WanModel, name: &str, shape: &[usize]) -> Vec<f32> {
+fn values(model: &VideoModel, name: &str, shape: &[usize]) -> Vec<f32> {
     let weights = model.weights(ComponentKind::Transformer, None, usize::MAX).unwrap();
     weights.source().values(name, shape).unwrap()
 }

@@ -1,6 +1,6 @@
 use qvgen::kernels::device::OpenDevice;
 use qvgen::pipeline::cancel::Cancel;
-use qvgen::pipeline::model::WanModel;
+use qvgen::pipeline::model::VideoModel;
 use qvgen::train::TrainError;
 use qvgen::train::pretrain::{PretrainEvent, PretrainSettings, Pretraining};
 
@@ -41,7 +41,7 @@ fn a_model_is_made_from_nothing_and_the_autoencoder_is_not_made_twice() {
     let (finished, autoencoder, denoiser) = run(false);
     finished.expect("a model");
     assert_eq!((autoencoder, denoiser), (0, 4));
-    let model = WanModel::open(&out).expect("a model folder");
+    let model = VideoModel::open(&out).expect("a model folder");
     model.check_files().expect("complete files");
     assert_eq!(model.text_tokens, 16);
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder").collect();

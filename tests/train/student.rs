@@ -3,12 +3,14 @@ use crate::{block_linears, example, host, parameters, tiny};
 use burn::tensor::Device;
 use qvgen::method::Scope;
 use qvgen::method::qvgen::{Annealing, Auxiliary, Loss, Method, Recipe};
+use qvgen::models::DenoiserConfig;
 use qvgen::models::wan::WanConfig;
 use qvgen::nn::{Limits, Linear, PackedLinear, WeightSource};
 use qvgen::train::{
     InMemory, LoopSettings, OptimizerSettings, ParameterSource, Parameters, Pass, QuantizedLayers,
     Trainer,
 };
+use std::sync::Arc;
 
 fn recipe(rank: usize) -> Recipe {
     Method::Qvgen.recipe(rank, 0.5)
@@ -21,7 +23,7 @@ fn student(
     device: &Device,
 ) -> (Parameters, QuantizedLayers) {
     let mut parameters = parameters(config, device);
-    let scope = Scope::recommended(bits.parse().expect("a precision"));
+    let scope = Scope::recommended(bits.parse().expect("a precision"), config.sensitive_layers());
     let linears = block_linears(config);
     let layers = QuantizedLayers::prepare(&mut parameters, &linears, &scope, recipe, 60, 1)
         .expect("a schedule");
@@ -110,14 +112,9 @@ fn trainer<'a>(
     let full = self::parameters(config, device);
     let source = ParameterSource::plain(&full, None);
     let weights = qvgen::nn::Weights::new(&source, device);
-    let teacher = qvgen::models::wan::WanTransformer::load(
-        &weights,
-        config,
-        Limits::default(),
-        &mut |_, _| (),
-    );
+    let teacher = config.load(&weights, Limits::default());
     Trainer {
-        config: config.clone(),
+        config: Arc::new(config.clone()),
         parameters,
         layers: Some(layers),
         teacher: Some(teacher.expect("the teacher")),

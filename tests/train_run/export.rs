@@ -2,36 +2,34 @@
 
 use super::common::{devices, max_error};
 use burn::tensor::{Device, Tensor, TensorData};
-use qvgen::method::Scope;
 use qvgen::method::qvgen::Method;
-use qvgen::models::wan::WanTransformer;
 use qvgen::nn::{Limits, Trace, WeightSource, Weights};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
-use qvgen::pipeline::model::{ComponentWeights, WanModel};
+use qvgen::pipeline::model::{ComponentWeights, VideoModel};
 use qvgen::pipeline::noise::standard_normal;
 use qvgen::train::{Export, PackedSource, ParameterSource, Parameters, QuantizedLayers, averaged};
 use std::path::Path;
 
 const MAX_ELEMENTS: usize = 32 << 20;
 
-fn model() -> WanModel {
-    WanModel::open(&super::model()).expect("a model")
+fn model() -> VideoModel {
+    VideoModel::open(&super::model()).expect("a model")
 }
 
-fn weights(model: &WanModel) -> ComponentWeights {
+fn weights(model: &VideoModel) -> ComponentWeights {
     model.weights(ComponentKind::Transformer, None, MAX_ELEMENTS).expect("weights")
 }
 
 /// A student with scales, clips and biases that no rounding of the model would give.
-fn student(model: &WanModel, bits: &str, device: &Device) -> (Parameters, QuantizedLayers) {
+fn student(model: &VideoModel, bits: &str, device: &Device) -> (Parameters, QuantizedLayers) {
     let shapes = model.transformer.parameter_shapes();
     let mut parameters =
         Parameters::load(weights(model).source(), &shapes, device).expect("parameters");
     let layers = QuantizedLayers::prepare(
         &mut parameters,
         &model.transformer.linears(),
-        &Scope::recommended(bits.parse().expect("a precision")),
+        &model.recommended_scope(bits.parse().expect("a precision")),
         &Method::Lsq.recipe(4, 0.5),
         10,
         0,
@@ -49,14 +47,13 @@ fn student(model: &WanModel, bits: &str, device: &Device) -> (Parameters, Quanti
 }
 
 /// The velocity of a fixed latent under a fixed caption.
-fn predict(model: &WanModel, source: &dyn WeightSource, device: &Device) -> Vec<f32> {
+fn predict(model: &VideoModel, source: &dyn WeightSource, device: &Device) -> Vec<f32> {
     let limits = Limits { max_elements: MAX_ELEMENTS };
     let config = &model.transformer;
     let weights = Weights::new(source, device);
-    let transformer =
-        WanTransformer::load(&weights, config, limits, &mut |_, _| ()).expect("a transformer");
+    let transformer = config.load(&weights, limits).expect("a transformer");
     let tensor = |seed, len| standard_normal(seed, 0, len);
-    let (latent, text) = ([4, 2, 6, 4], [7, config.text_dim]);
+    let (latent, text) = ([4, 2, 6, 4], [7, config.text_dim()]);
     let latent = TensorData::new(tensor(1, latent.iter().product()), latent);
     let text = TensorData::new(tensor(2, text.iter().product()), text);
     let context = transformer.text_context(Tensor::from_data(text, device), &mut Trace::off());
@@ -65,7 +62,7 @@ fn predict(model: &WanModel, source: &dyn WeightSource, device: &Device) -> Vec<
 }
 
 fn export<'a>(
-    model: &'a WanModel,
+    model: &'a VideoModel,
     parameters: &'a Parameters,
     layers: Option<&'a QuantizedLayers>,
 ) -> Export<'a> {
@@ -99,7 +96,7 @@ fn an_exported_student_computes_what_it_computed_in_memory() {
             let out = place.path().join(format!("{device_name}-{precision}"));
             let export = export(&model, &parameters, Some(&layers));
             export.write(&out, false, &Cancel::new()).expect("an export");
-            let opened = WanModel::open(&out).expect("a model");
+            let opened = VideoModel::open(&out).expect("a model");
             opened.check_files().expect("complete");
             let weights = weights(&opened);
             assert!(weights.is_packed());
@@ -177,14 +174,14 @@ fn an_export_without_quantization_is_a_model_like_any_other() {
         export(&model, parameters, None).write(&out, overwrite, &Cancel::new())
     };
     write(&parameters, false).expect("an export");
-    let opened = WanModel::open(&out).expect("a model");
+    let opened = VideoModel::open(&out).expect("a model");
     opened.check_files().expect("complete");
     let after = predict(&opened, weights(&opened).source(), &device);
     assert_eq!(bits(&before), bits(&after));
 
     assert!(write(&parameters, false).is_err(), "a folder that is not empty");
     write(&averaged(&parameters), true).expect("an export over the first");
-    let average = weights(&WanModel::open(&out).expect("a model"));
+    let average = weights(&VideoModel::open(&out).expect("a model"));
     let average = average.source().values(name, &[16]).expect("a bias");
     let last = weights(&model).source().values(name, &[16]).expect("a bias");
     let is_one = |(a, b): (&f32, &f32)| (a - b - 1.0).abs() < 1e-6;

@@ -131,6 +131,6 @@ fn a_model_is_trained_from_nothing_in_full_precision() {
         })
         .collect();
     assert!(losses.iter().all(|loss| loss.is_finite()));
-    let model = qvgen::pipeline::model::WanModel::open(&place.out().join("model"));
+    let model = qvgen::pipeline::model::VideoModel::open(&place.out().join("model"));
     model.expect("a model").check_files().expect("complete");
 }

@@ -70,14 +70,14 @@ impl Way {
 }
 
 pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
-    let config = selection.model.config();
-    let (heads, head_dim) = (config.num_attention_heads, config.attention_head_dim);
+    let config = &selection.model.config;
+    let (heads, head_dim) = (config.heads(), config.dim() / config.heads());
     let has_f16 = open.adapter.is_some() && has_f16(&open.device);
     let mut entries = Vec::new();
     for &queries in &selection.tokens {
         let mut lengths = vec![queries];
         if !selection.is_quick {
-            lengths.push(selection.model.text_tokens());
+            lengths.push(selection.model.text_tokens);
         }
         lengths.dedup();
         for keys in lengths {

@@ -3,112 +3,110 @@
 //! It is verified with a few tokens against the CPU: every token's way through the block is the
 //! same, and the kernels prove themselves at full size in their own suites.
 
-use super::{ModelName, Selection, check_finite, distance, network_tolerance, not_run, read};
+use super::{Selection, check_finite, distance, network_tolerance, not_run, read};
+use crate::bench::models::Model;
 use crate::bench::random::matrix;
 use crate::bench::weights::RandomWeights;
 use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::device::OpenDevice;
-use crate::models::wan::{BlockTimestep, WanBlock, WanConfig, rotations};
-use crate::nn::{KeysValues, Limits, Rotation, Trace, Weights};
+use crate::models::DenoiserConfig;
+use crate::models::denoiser::BlockPass;
+use crate::nn::{Limits, Weights};
 use crate::quant::Precision;
 use burn::tensor::{Device, Tensor};
 
-/// Tokens that are compared with the CPU.
-const CHECKED: usize = 16;
+/// Patches that are compared with the CPU.
+const CHECKED: [usize; 3] = [1, 2, 8];
+/// Text tokens of the comparison.
+const CHECKED_TEXT: usize = 16;
 
 pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
-    let (model, tokens) = (selection.model, selection.block_tokens);
+    let (model, tokens) = (&selection.model, selection.block_tokens);
     let most = open.max_elements();
     selection.precisions.iter().map(|&p| entry(model, p, tokens, most)).collect()
 }
 
-fn entry(model: ModelName, precision: Precision, tokens: usize, max_elements: usize) -> Entry {
-    let (config, text) = (model.config(), model.text_tokens());
-    let case = format!("{} {tokens} tokens", model.name());
+fn entry(model: &Model, precision: Precision, tokens: usize, max_elements: usize) -> Entry {
+    let (config, text) = (model.config.clone(), model.text_tokens);
+    let case = format!("{} {tokens} tokens", model.name);
     let parameters = [("tokens", tokens), ("text_tokens", text), ("dim", config.dim())];
     let name = precision.to_string();
-    let identity = Identity::new(Suite::Block, case, "wan block", name, &parameters);
-    let work = block_work(&config, precision, tokens, text);
-    let entry = Entry::new(identity, work, tokens * config.dim(), move |device| {
+    let identity = Identity::new(Suite::Block, case, "block", name, &parameters);
+    let work = block_work(&*config, precision, tokens, text);
+    let (largest, grid) = (tokens * config.dim(), model.grid(tokens));
+    let entry = Entry::new(identity, work, largest, move |device| {
+        let unaddressed = || {
+            let message = format!("the model has no positions for {tokens} tokens in one video");
+            Failure::Skipped(message)
+        };
+        let sizes = Sizes { grid: grid.ok_or_else(unaddressed)?, text };
         let limits = Limits { max_elements };
-        Ok(Box::new(Block::new(&config, precision, tokens, text, limits, device)?))
+        Ok(Box::new(Block::new(&*config, precision, sizes, limits, device)?))
     })
     .with_breakdown();
     if precision == Precision::FULL { entry.as_baseline(Baseline::F32) } else { entry }
 }
 
-/// The least work of a block over `tokens` that attend to `text` tokens as well.
+/// The least work of a block over `tokens` that see `text` tokens as well.
 pub(super) fn block_work(
-    config: &WanConfig,
+    config: &dyn DenoiserConfig,
     precision: Precision,
     tokens: usize,
     text: usize,
 ) -> Work {
-    let (dim, ffn, m) = (config.dim() as f64, config.ffn_dim as f64, tokens as f64);
-    let weights = 6.0 * dim * dim + 2.0 * dim * ffn;
-    let linear = 2.0 * m * weights;
-    let attention = 4.0 * m * (m + text as f64) * dim;
+    let (ops, m) = (config.ops(tokens, text), tokens as f64);
+    let weights = ops.block_linears / (2.0 * m);
     let is_integer = precision.activations.is_some();
     let weight_bytes = precision.weights.map_or(4.0, |bits| f64::from(bits.get()) / 8.0) * weights;
     Work {
-        f32_ops: attention + if is_integer { 0.0 } else { linear },
+        f32_ops: ops.block_attention + if is_integer { 0.0 } else { ops.block_linears },
         f16_ops: 0.0,
-        integer_ops: if is_integer { linear } else { 0.0 },
-        bytes: weight_bytes + 8.0 * m * dim,
+        integer_ops: if is_integer { ops.block_linears } else { 0.0 },
+        bytes: weight_bytes + 8.0 * m * config.dim() as f64,
     }
 }
 
-/// Frames, patch rows and patch columns of some tokens.
-fn grid(tokens: usize) -> Result<[usize; 3], Failure> {
-    let grid = match tokens {
-        t if t.is_multiple_of(1560) => [t / 1560, 30, 52],
-        t if t.is_multiple_of(8) => [1, 8, t / 8],
-        t => [1, 1, t],
-    };
-    let most = WanConfig::wan2_1_t2v_1_3b().rope_max_seq_len;
-    if grid.iter().all(|&size| (1..=most).contains(&size)) {
-        Ok(grid)
-    } else {
-        Err(Failure::Skipped(format!("{tokens} tokens make no video: use a multiple of 1560")))
-    }
+/// Patches of a video and tokens of a text.
+#[derive(Clone, Copy)]
+struct Sizes {
+    grid: [usize; 3],
+    text: usize,
 }
 
-/// Inputs of a block.
-struct Inputs {
+/// A block with inputs.
+struct Ready {
+    block: BlockPass,
     hidden: Vec<Tensor<2>>,
-    timestep: BlockTimestep,
-    rotations: Vec<Rotation>,
-    text: KeysValues,
 }
 
-impl Inputs {
+impl Ready {
     fn new(
-        config: &WanConfig,
-        block: &WanBlock,
-        [tokens, text]: [usize; 2],
+        config: &dyn DenoiserConfig,
+        weights: &RandomWeights,
+        sizes: Sizes,
         limits: Limits,
         device: &Device,
     ) -> Result<Self, Failure> {
-        let dim = config.dim();
-        let hidden = matrix([tokens, dim], 1, 1.0, device);
-        Ok(Self {
-            hidden: hidden.split(limits.tokens(dim), 0),
-            timestep: block.timestep(&matrix([6, dim], 2, 1.0, device)),
-            rotations: rotations(config, grid(tokens)?, limits, device),
-            text: block.text_keys_values(&matrix([text, dim], 3, 1.0, device)),
-        })
+        let weights = Weights::new(weights, device);
+        let stages = config.stages(&weights, limits, sizes.grid);
+        let shapes = stages.shapes(sizes.text);
+        let random = |shapes: &[[usize; 2]], first: u32| -> Vec<Tensor<2>> {
+            (first..).zip(shapes).map(|(seed, &shape)| matrix(shape, seed, 1.0, device)).collect()
+        };
+        let conditions = random(&shapes.conditions, 1000);
+        let block = stages.block(0, &conditions);
+        let block = block.map_err(|err| Failure::Device(err.to_string()))?;
+        Ok(Self { block, hidden: random(&shapes.hidden, 1) })
     }
 
-    fn run(&self, block: &WanBlock) -> Vec<Tensor<2>> {
-        let (hidden, off) = (self.hidden.clone(), &mut Trace::off());
-        block.forward(hidden, &self.timestep, &self.rotations, &self.text, off)
+    fn run(&self) -> Vec<Tensor<2>> {
+        (self.block)(self.hidden.clone())
     }
 }
 
 struct Block {
-    block: WanBlock,
-    inputs: Inputs,
-    few: Inputs,
+    ready: Ready,
+    few: Ready,
     expected: Vec<f32>,
     tolerance: f64,
     y: Option<Vec<Tensor<2>>>,
@@ -116,29 +114,20 @@ struct Block {
 
 impl Block {
     fn new(
-        config: &WanConfig,
+        config: &dyn DenoiserConfig,
         precision: Precision,
-        tokens: usize,
-        text: usize,
+        sizes: Sizes,
         limits: Limits,
         device: &Device,
     ) -> Result<Self, Failure> {
-        let load = |device: &Device| {
-            let weights = RandomWeights::new(precision, limits.max_elements);
-            WanBlock::load(&Weights::new(&weights, device), config, limits, 0)
-                .map_err(|err| Failure::Device(err.to_string()))
-        };
-        let cpu = Device::flex();
-        let twin = load(&cpu)?;
-        let sizes = [CHECKED, 16];
-        let expected = Inputs::new(config, &twin, sizes, limits, &cpu)?.run(&twin);
+        let weights = || RandomWeights::new(config, precision, limits.max_elements);
+        let few = Sizes { grid: CHECKED, text: CHECKED_TEXT };
+        let expected = Ready::new(config, &weights(), few, limits, &Device::flex())?.run();
         let expected = read(Tensor::cat(expected, 0))?;
-        drop(twin);
-        let block = load(device)?;
+        let shared = weights();
         Ok(Self {
-            inputs: Inputs::new(config, &block, [tokens, text], limits, device)?,
-            few: Inputs::new(config, &block, sizes, limits, device)?,
-            block,
+            ready: Ready::new(config, &shared, sizes, limits, device)?,
+            few: Ready::new(config, &shared, few, limits, device)?,
             expected,
             tolerance: network_tolerance(precision),
             y: None,
@@ -149,26 +138,14 @@ impl Block {
 impl Job for Block {
     fn run(&mut self) {
         self.y = None;
-        self.y = Some(self.inputs.run(&self.block));
+        self.y = Some(self.ready.run());
     }
 
     fn verify(&mut self) -> Result<Verified, Failure> {
         for part in self.y.clone().ok_or_else(not_run)? {
             check_finite(part)?;
         }
-        let few = read(Tensor::cat(self.few.run(&self.block), 0))?;
+        let few = read(Tensor::cat(self.few.run(), 0))?;
         Verified::within(distance(&few, &self.expected), self.tolerance)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_become_videos_that_rotary_positions_can_address() {
-        assert_eq!(grid(32_760), Ok([21, 30, 52]));
-        assert_eq!(grid(64), Ok([1, 8, 8]));
-        assert!(grid(8 * 1025).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The convolutions that most of the video decoder's time goes to.
 
-use super::{ModelName, Selection, not_run, read};
+use super::{Selection, not_run, read};
 use crate::bench::random::{self, sampled};
 use crate::bench::{Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::device::OpenDevice;
@@ -23,8 +23,8 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
     let is_gpu = open.adapter.as_ref().is_some_and(|adapter| !adapter.is_software());
     let shape = |channels, frames, height, width| Shape { channels, frames, height, width };
     // The stages of Wan's decoder at 480×832, and what a processor does in a second.
-    let shapes = match (is_gpu, selection.is_quick, selection.model) {
-        (_, true, ModelName::Pocket) => vec![shape(24, 2, 9, 17)],
+    let shapes = match (is_gpu, selection.is_quick, selection.model.is_pocket()) {
+        (_, true, true) => vec![shape(24, 2, 9, 17)],
         (true, true, _) => vec![shape(192, 2, 120, 208)],
         (true, false, _) => {
             vec![shape(384, 2, 60, 104), shape(192, 4, 240, 416), shape(96, 4, 480, 832)]

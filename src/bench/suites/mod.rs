@@ -9,75 +9,10 @@ mod step;
 mod svd;
 mod train_step;
 
-use super::{Entry, Failure, Suite};
+use super::{Entry, Failure, Model, Suite};
 use crate::kernels::device::OpenDevice;
-use crate::models::wan::WanConfig;
 use crate::quant::{Bits, Precision};
 use burn::tensor::{Device, Tensor};
-
-/// A model of known sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelName {
-    /// The small model inside the program.
-    Pocket,
-    /// Wan2.1-T2V-1.3B.
-    Wan1_3B,
-    /// Wan2.1-T2V-14B.
-    Wan14B,
-}
-
-impl ModelName {
-    /// Every model.
-    pub const ALL: [Self; 3] = [Self::Pocket, Self::Wan1_3B, Self::Wan14B];
-
-    /// Name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pocket => "pocket",
-            Self::Wan1_3B => "wan-1.3b",
-            Self::Wan14B => "wan-14b",
-        }
-    }
-
-    /// Its sizes; those of the pocket model are what `qvgen pretrain` chooses.
-    pub fn config(self) -> WanConfig {
-        match self {
-            Self::Pocket => WanConfig {
-                num_attention_heads: 4,
-                attention_head_dim: 24,
-                in_channels: 8,
-                out_channels: 8,
-                text_dim: 32,
-                freq_dim: 64,
-                ffn_dim: 384,
-                num_layers: 4,
-                ..WanConfig::wan2_1_t2v_1_3b()
-            },
-            Self::Wan1_3B => WanConfig::wan2_1_t2v_1_3b(),
-            Self::Wan14B => WanConfig::wan2_1_t2v_14b(),
-        }
-    }
-
-    /// Width and height of its videos, pixels.
-    pub const fn default_size(self) -> (usize, usize) {
-        if matches!(self, Self::Pocket) { (32, 32) } else { (832, 480) }
-    }
-
-    /// Frames of a short video of it.
-    pub const fn default_frames(self) -> usize {
-        if matches!(self, Self::Pocket) { 9 } else { 17 }
-    }
-
-    /// Pixels that become one latent pixel, in a row.
-    const fn pixels_per_latent(self) -> usize {
-        if matches!(self, Self::Pocket) { 4 } else { 8 }
-    }
-
-    /// Text tokens that it attends to.
-    const fn text_tokens(self) -> usize {
-        if matches!(self, Self::Pocket) { 16 } else { 512 }
-    }
-}
 
 /// What to time, and how large.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,9 +26,9 @@ pub struct Selection {
     /// Precisions of blocks and steps.
     pub precisions: Vec<Precision>,
     /// Whose shapes, in all suites but the next two.
-    pub model: ModelName,
+    pub model: Model,
     /// The model of whole steps and of training.
-    pub step_model: ModelName,
+    pub step_model: Model,
     /// Tokens of a block.
     pub block_tokens: usize,
     /// Width and height of a step's video, pixels.
@@ -109,7 +44,7 @@ impl Selection {
     /// and on a processor those that it can manage.
     pub fn for_device(open: &OpenDevice, is_quick: bool) -> Self {
         let is_gpu = open.adapter.as_ref().is_some_and(|adapter| !adapter.is_software());
-        let small = if is_gpu { ModelName::Wan1_3B } else { ModelName::Pocket };
+        let small = if is_gpu { Model::usual() } else { Model::pocket() };
         let widths: &[u32] = if is_quick { &[4] } else { &[3, 4, 8] };
         let bits: Vec<Bits> = widths.iter().filter_map(|&bits| Bits::from_u32(bits)).collect();
         let packed = bits
@@ -121,11 +56,11 @@ impl Selection {
             precisions: std::iter::once(Precision::FULL).chain(packed).collect(),
             bits,
             tokens: vec![256],
-            model: if is_quick { small } else { ModelName::Wan1_3B },
-            step_model: small,
+            model: if is_quick { small.clone() } else { Model::usual() },
             block_tokens: if is_gpu { 1560 } else { 64 },
-            size: small.default_size(),
-            frames: small.default_frames(),
+            size: small.size,
+            frames: small.short_frames,
+            step_model: small,
             is_quick,
         };
         let tokens = match (is_gpu, is_quick) {
@@ -139,8 +74,8 @@ impl Selection {
 
     /// Rows and columns of the weights of a model's block.
     fn shapes(&self) -> Vec<(usize, usize)> {
-        let config = self.model.config();
-        let (dim, ffn) = (config.dim(), config.ffn_dim);
+        let config = &self.model.config;
+        let (dim, ffn) = (config.dim(), config.ffn_dim());
         let shapes = vec![(dim, dim), (ffn, dim), (dim, ffn)];
         let count = match (self.is_quick, self.block_tokens) {
             (true, _) => 1,
@@ -233,13 +168,6 @@ mod tests {
         }
         let nothing = distance(&[0.0], &[0.0]) <= 0.05;
         assert!(!nothing, "an expectation of zeros verifies nothing");
-    }
-
-    #[test]
-    fn the_pocket_model_has_the_sizes_of_its_folder() {
-        let json = include_str!("../../../assets/models/pocket/transformer/config.json");
-        let json = serde_json::from_str(json).unwrap();
-        assert_eq!(ModelName::Pocket.config(), WanConfig::from_json(&json).unwrap());
     }
 
     #[test]

@@ -9,10 +9,11 @@ use crate::bench::random::{matrix, values};
 use crate::bench::weights::RandomWeights;
 use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::device::OpenDevice;
-use crate::models::wan::{TextContext, WanConfig, WanTransformer};
+use crate::models::{Denoiser, DenoiserConfig, TextContext};
 use crate::nn::{Limits, Trace, Weights};
 use crate::quant::Precision;
 use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::Arc;
 
 /// A timestep in the middle.
 const TIMESTEP: f32 = 500.0;
@@ -20,7 +21,7 @@ const TIMESTEP: f32 = 500.0;
 /// A model and its latent.
 #[derive(Clone, Debug)]
 struct Step {
-    config: WanConfig,
+    config: Arc<dyn DenoiserConfig>,
     precision: Precision,
     latent: [usize; 4],
     text: usize,
@@ -33,29 +34,27 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
 }
 
 fn entry(selection: &Selection, precision: Precision, max_elements: usize) -> Entry {
-    let (model, (width, height)) = (selection.step_model, selection.size);
-    let (config, pixels) = (model.config(), model.pixels_per_latent());
-    let frames = (selection.frames.max(1) - 1) / 4 + 1;
-    let latent = [config.in_channels, frames, height / pixels / 2 * 2, width / pixels / 2 * 2];
-    let tokens = latent[1..].iter().product::<usize>() / 4;
-    let case = format!("{} {width}x{height} {} frames", model.name(), selection.frames);
+    let (model, size) = (&selection.step_model, selection.size);
+    let (config, latent) = (model.config.clone(), model.latent(selection.frames, size));
+    let tokens = config.grid_of(latent).map_or(0, |grid| grid.iter().product::<usize>());
+    let case = format!("{} {}x{} {} frames", model.name, size.0, size.1, selection.frames);
     let parameters = [
         ("tokens", tokens),
-        ("text_tokens", model.text_tokens()),
-        ("layers", config.num_layers),
+        ("text_tokens", model.text_tokens),
+        ("layers", config.num_layers()),
         ("dim", config.dim()),
     ];
     let name = precision.to_string();
-    let identity = Identity::new(Suite::Step, case, "wan step", name, &parameters);
-    let one = block_work(&config, precision, tokens, model.text_tokens());
-    let layers = config.num_layers as f64;
+    let identity = Identity::new(Suite::Step, case, "step", name, &parameters);
+    let one = block_work(&*config, precision, tokens, model.text_tokens);
+    let layers = config.num_layers() as f64;
     let work = Work {
         f32_ops: layers * one.f32_ops,
         f16_ops: layers * one.f16_ops,
         integer_ops: layers * one.integer_ops,
         bytes: layers * one.bytes,
     };
-    let step = Step { config, precision, latent, text: model.text_tokens(), max_elements };
+    let step = Step { config, precision, latent, text: model.text_tokens, max_elements };
     let entry = Entry::new(identity, work, latent.iter().product(), move |device| {
         Ok(Box::new(Denoise::new(&step, device)?))
     })
@@ -65,7 +64,7 @@ fn entry(selection: &Selection, precision: Precision, max_elements: usize) -> En
 
 /// A loaded model with its inputs.
 struct Model {
-    transformer: WanTransformer,
+    transformer: Box<dyn Denoiser>,
     latent: Tensor<4>,
     context: TextContext,
 }
@@ -74,11 +73,11 @@ impl Model {
     fn new(step: &Step, weights: &RandomWeights, device: &Device) -> Result<Self, Failure> {
         let limits = Limits { max_elements: step.max_elements };
         let weights = Weights::new(weights, device);
-        let transformer = WanTransformer::load(&weights, &step.config, limits, &mut |_, _| ())
-            .map_err(|err| Failure::Device(err.to_string()))?;
+        let transformer =
+            step.config.load(&weights, limits).map_err(|err| Failure::Device(err.to_string()))?;
         let latent = values(step.latent.iter().product(), 1, 1.7);
         let latent = Tensor::from_data(TensorData::new(latent, step.latent), device);
-        let text = matrix([step.text, step.config.text_dim], 2, 1.0, device);
+        let text = matrix([step.text, step.config.text_dim()], 2, 1.0, device);
         let context = transformer.text_context(text, &mut Trace::off());
         Ok(Self { transformer, latent, context })
     }
@@ -98,10 +97,18 @@ struct Denoise {
 
 impl Denoise {
     fn new(step: &Step, device: &Device) -> Result<Self, Failure> {
-        let mut small =
-            Step { text: 16, latent: [step.config.in_channels, 1, 8, 8], ..step.clone() };
-        small.config.num_layers = 1;
-        let weights = || RandomWeights::new(step.precision, step.max_elements);
+        if step.config.grid_of(step.latent).is_none() {
+            let message = "the model has no positions for a video of that size and length";
+            return Err(Failure::Skipped(message.to_owned()));
+        }
+        let [t, h, w] = step.config.patch();
+        let small = Step {
+            text: 16,
+            latent: [step.config.in_channels(), t, 4 * h, 4 * w],
+            config: step.config.with_num_layers(1),
+            ..step.clone()
+        };
+        let weights = || RandomWeights::new(&*step.config, step.precision, step.max_elements);
         let expected = read(Model::new(&small, &weights(), &Device::flex())?.run())?;
         let shared = weights();
         Ok(Self {

@@ -1,6 +1,6 @@
 //! Low-rank factors, as QVGen computes them at the start and whenever it halves the rank.
 
-use super::{ModelName, Selection, not_run, read};
+use super::{Selection, not_run, read};
 use crate::bench::{Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::method::{LowRank, truncated_svd};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,8 +13,8 @@ const PRODUCTS: usize = 13;
 const EXCESS: f64 = 0.01;
 
 pub(super) fn entries(selection: &Selection) -> Vec<Entry> {
-    let shapes = match (selection.is_quick, selection.model) {
-        (true, ModelName::Pocket) => vec![[160, 192]],
+    let shapes = match (selection.is_quick, selection.model.is_pocket()) {
+        (true, true) => vec![[160, 192]],
         (true, _) => vec![[1536, 1536]],
         (false, _) if selection.block_tokens < 1000 => vec![[512, 1536]],
         (false, _) => vec![[1536, 1536], [1536, 8960]],

@@ -4,17 +4,20 @@
 //! gradients. It is verified with a few tokens against the CPU, by the gradients of the input and
 //! of the first projection.
 
-use super::{ModelName, Selection, distance, not_run, read};
+use super::{Selection, distance, not_run, read};
+use crate::bench::models::Model;
 use crate::bench::random::{matrix, values};
 use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::device::OpenDevice;
 use crate::method::Scope;
 use crate::method::qvgen::{Auxiliary, Method, Recipe};
-use crate::models::wan::{WanBlock, WanConfig, rotations};
-use crate::nn::{Limits, Trace, Weights};
+use crate::models::DenoiserConfig;
+use crate::models::denoiser::EmbeddedShapes;
+use crate::nn::{Limits, Weights};
 use crate::quant::{Bits, Precision};
 use crate::train::{Group, Parameter, ParameterSource, Parameters, QuantizedLayers};
 use burn::tensor::{Device, Tensor};
+use std::sync::Arc;
 
 /// Patch rows and columns that are compared with the CPU.
 const FEW: [usize; 3] = [1, 2, 8];
@@ -22,8 +25,9 @@ const FEW: [usize; 3] = [1, 2, 8];
 const TOLERANCE: f64 = 0.03;
 
 pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
-    let model = selection.step_model;
-    let grid = if model == ModelName::Pocket { [3, 8, 8] } else { [1, 30, 52] };
+    let model = &selection.step_model;
+    let frame = model.config.grid(model.latent(1, model.size));
+    let grid = if model.is_pocket() { [3, 8, 8] } else { frame };
     let plain = Recipe { auxiliary: Auxiliary::None, ..Method::QDm.recipe(32, 0.5) };
     let cases = [
         ("forward+backward", "full", None),
@@ -38,22 +42,22 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
 }
 
 fn entry(
-    model: ModelName,
+    model: &Model,
     grid: [usize; 3],
     limits: Limits,
     kernel: &str,
     precision: &str,
     recipe: Option<Recipe>,
 ) -> Entry {
-    let config = WanConfig { num_layers: 1, ..model.config() };
-    let (tokens, text) = (grid.iter().product::<usize>(), model.text_tokens());
+    let config = model.config.with_num_layers(1);
+    let (tokens, text) = (grid.iter().product::<usize>(), model.text_tokens);
     let parameters = [("tokens", tokens), ("text_tokens", text), ("dim", config.dim())];
-    let case = format!("{} block, {tokens} tokens", model.name());
+    let case = format!("{} block, {tokens} tokens", model.name);
     let identity = Identity::new(Suite::TrainStep, case, kernel, precision, &parameters);
     // Two forward passes, and a backward pass of two products for each.
-    let forward = super::block::block_work(&config, Precision::FULL, tokens, text);
+    let forward = super::block::block_work(&*config, Precision::FULL, tokens, text);
     let work = Work { f32_ops: 4.0 * forward.f32_ops, bytes: 4.0 * forward.bytes, ..forward };
-    let largest = tokens * config.ffn_dim;
+    let largest = tokens * config.ffn_dim();
     let is_full = recipe.is_none();
     let entry = Entry::new(identity, work, largest, move |device| {
         Ok(Box::new(Pass::new(&config, recipe.as_ref(), grid, text, limits, device)?))
@@ -63,19 +67,18 @@ fn entry(
 
 /// A block in training on one device.
 struct Training {
-    config: WanConfig,
+    config: Arc<dyn DenoiserConfig>,
     parameters: Parameters,
     layers: Option<QuantizedLayers>,
     limits: Limits,
     device: Device,
 }
 
-/// Hidden state, text and timestep of a pass.
+/// Tokens of a pass, and what the block sees beside them.
 struct Inputs {
     grid: [usize; 3],
-    hidden: Tensor<2>,
-    text: Tensor<2>,
-    timestep: Tensor<2>,
+    hidden: Vec<Tensor<2>>,
+    conditions: Vec<Tensor<2>>,
 }
 
 /// Gradients of the hidden state and of the first projection.
@@ -83,23 +86,23 @@ type Gradients = [Tensor<2>; 2];
 
 impl Training {
     fn new(
-        config: &WanConfig,
+        config: &Arc<dyn DenoiserConfig>,
         recipe: Option<&Recipe>,
         limits: Limits,
         device: &Device,
     ) -> Result<Self, Failure> {
         let mut parameters = Parameters::default();
         for (seed, (name, shape)) in (0..).zip(config.parameter_shapes()) {
-            if name.starts_with("blocks.0.") {
+            if config.block_of(&name) == Some(0) {
                 let inputs = shape[1..].iter().product::<usize>().max(1) as f32;
                 let values = values(shape.iter().product(), seed, 1.0 / inputs.sqrt());
                 parameters.insert_values(name, values, &shape, Group::Weights, device);
             }
         }
-        let linears: Vec<_> =
-            config.linears().into_iter().filter(|l| l.name.starts_with("blocks.0.")).collect();
+        let linears = config.block_linears();
         let bits = Some(Bits::B4);
-        let scope = Scope::recommended(Precision { weights: bits, activations: bits });
+        let precision = Precision { weights: bits, activations: bits };
+        let scope = Scope::recommended(precision, config.sensitive_layers());
         let prepare = |recipe: &Recipe| {
             QuantizedLayers::prepare(&mut parameters, &linears, &scope, recipe, 1000, 0)
                 .map_err(|err| Failure::Device(err.to_string()))
@@ -126,43 +129,43 @@ impl Training {
     }
 
     fn inputs(&self, grid: [usize; 3], text: usize) -> Inputs {
-        let (tokens, dim) = (grid.iter().product(), self.config.dim());
-        Inputs {
-            grid,
-            hidden: matrix([tokens, dim], 1, 1.0, &self.device),
-            text: matrix([text, dim], 2, 1.0, &self.device),
-            timestep: matrix([6, dim], 3, 1.0, &self.device),
-        }
+        let none = Parameters::default();
+        let source = ParameterSource::plain(&none, None);
+        let weights = Weights::new(&source, &self.device);
+        let stages = self.config.stages(&weights, self.limits, grid);
+        let EmbeddedShapes { hidden, conditions } = stages.shapes(text);
+        let random = |shapes: Vec<[usize; 2]>, first: u32| {
+            let one = |(seed, shape)| matrix(shape, seed, 1.0, &self.device);
+            (first..).zip(shapes).map(one).collect()
+        };
+        Inputs { grid, hidden: random(hidden, 1), conditions: random(conditions, 1000) }
     }
 
     fn pass(&self, inputs: &Inputs) -> Result<Gradients, Failure> {
         let failed = |what: &str| Failure::Device(format!("there is no gradient of {what}"));
         let invalid = |err: crate::nn::WeightError| Failure::Device(err.to_string());
-        let (limits, dim) = (self.limits, self.config.dim());
         let mut layers = self.layers.clone();
         let mut parameters = self.parameters.clone();
         if let Some(layers) = &mut layers {
             layers.begin_step(&mut parameters, 1, false);
         }
-        let parts = |hidden: Tensor<2>| hidden.split(limits.tokens(dim), 0);
         let plain = ParameterSource::plain(&parameters, layers.as_ref());
         let weights = Weights::new(&plain, &self.device);
-        let block = WanBlock::load(&weights, &self.config, limits, 0).map_err(invalid)?;
-        let positions = rotations(&self.config, inputs.grid, limits, &self.device);
-        let (text, hidden) = (block.text_keys_values(&inputs.text), parts(inputs.hidden.clone()));
-        let off = &mut Trace::off();
-        let timestep = block.timestep(&inputs.timestep);
-        drop(block.forward(hidden, &timestep, &positions, &text, off));
+        let stages = self.config.stages(&weights, self.limits, inputs.grid);
+        let block = stages.block(0, &inputs.conditions).map_err(invalid)?;
+        drop(block(inputs.hidden.clone()));
 
         let device = self.device.clone().autodiff();
         let source = ParameterSource::graph(&parameters, layers.as_ref());
         let weights = Weights::new(&source, &device);
-        let block = WanBlock::load(&weights, &self.config, limits, 0).map_err(invalid)?;
-        let hidden = Tensor::from_inner(inputs.hidden.clone()).require_grad();
-        let timestep = block.timestep(&Tensor::from_inner(inputs.timestep.clone()).require_grad());
-        let positions = rotations(&self.config, inputs.grid, limits, &device);
-        let text = block.text_keys_values(&Tensor::from_inner(inputs.text.clone()).require_grad());
-        let out = block.forward(parts(hidden.clone()), &timestep, &positions, &text, off);
+        let stages = self.config.stages(&weights, self.limits, inputs.grid);
+        let leaves = |values: &[Tensor<2>]| -> Vec<Tensor<2>> {
+            let leaf = |value: &Tensor<2>| Tensor::from_inner(value.clone()).require_grad();
+            values.iter().map(leaf).collect()
+        };
+        let (hidden, conditions) = (leaves(&inputs.hidden), leaves(&inputs.conditions));
+        let block = stages.block(0, &conditions).map_err(invalid)?;
+        let out = block(hidden.clone());
         let sum = out.into_iter().map(|y| (y.clone() * y).sum()).reduce(|a, b| a + b);
         let gradients = sum.ok_or_else(|| failed("no tokens"))?.backward();
         let mut map = source.gradients(&gradients);
@@ -174,8 +177,9 @@ impl Training {
             .find(|(name, _)| name.contains("attn1.to_q"))
             .map(|(_, gradient)| gradient.clone().unsqueeze::<2>())
             .ok_or_else(|| failed("the weights"))?;
-        let of_hidden = hidden.grad(&gradients).ok_or_else(|| failed("the tokens"))?;
-        Ok([of_hidden, of_weight])
+        let of_hidden: Option<Vec<_>> = hidden.iter().map(|part| part.grad(&gradients)).collect();
+        let of_hidden = of_hidden.ok_or_else(|| failed("the tokens"))?;
+        Ok([Tensor::cat(of_hidden, 0), of_weight])
     }
 }
 
@@ -189,7 +193,7 @@ struct Pass {
 
 impl Pass {
     fn new(
-        config: &WanConfig,
+        config: &Arc<dyn DenoiserConfig>,
         recipe: Option<&Recipe>,
         grid: [usize; 3],
         text: usize,

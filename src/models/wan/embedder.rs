@@ -8,18 +8,6 @@ use crate::nn::{
 };
 use burn::tensor::{Device, Tensor};
 
-/// A noisy latent and its timestep as the blocks take them.
-#[derive(Clone, Debug)]
-pub struct Embedded {
-    /// Tokens `[tokens, dim]`, in as many parts as the limits ask for.
-    pub hidden: Vec<Tensor<2>>,
-    /// The timestep for the head, `[1, dim]`.
-    pub temb: Tensor<2>,
-    /// The timestep for the blocks, `[6, dim]`: shift, scale and gate of the attention, then of the
-    /// feed-forward layer.
-    pub timestep_proj: Tensor<2>,
-}
-
 /// The embedding layers.
 #[derive(Debug)]
 pub struct WanEmbedder {
@@ -73,17 +61,6 @@ impl WanEmbedder {
         text
     }
 
-    /// The latent `[in_channels, frames, height, width]` and the timestep, in 0 to 1000.
-    ///
-    /// # Panics
-    ///
-    /// As [`WanConfig::grid`].
-    pub fn embed(&self, latent: Tensor<4>, timestep: f32, trace: &mut Trace<'_>) -> Embedded {
-        let hidden = self.embed_patches(latent, trace);
-        let (temb, timestep_proj) = self.embed_timestep(timestep, trace);
-        Embedded { hidden, temb, timestep_proj }
-    }
-
     /// The tokens of a latent `[in_channels, frames, height, width]` in as many parts as the limits
     /// ask for, `[tokens, dim]` each.
     ///
@@ -102,8 +79,8 @@ impl WanEmbedder {
         patches.split(most, 0).into_iter().map(embed).collect()
     }
 
-    /// The timestep, in 0 to 1000, as `[1, dim]` for the head and as `[6, dim]` for the blocks; see
-    /// [`Embedded`].
+    /// The timestep, in 0 to 1000, as `[1, dim]` for the head and as `[6, dim]` for the blocks: shift,
+    /// scale and gate of the attention, then of the feed-forward layer.
     pub fn embed_timestep(&self, timestep: f32, trace: &mut Trace<'_>) -> (Tensor<2>, Tensor<2>) {
         let [first, second] = &self.time_embedder;
         let sinusoid = timestep_sinusoid(timestep, self.config.freq_dim, &self.device);

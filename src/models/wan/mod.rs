@@ -2,12 +2,16 @@
 
 mod block;
 mod config;
+mod denoiser;
 mod embedder;
+mod family;
 mod head;
+mod stages;
 mod transformer;
 
 pub use block::{BlockTimestep, WanBlock};
 pub use config::WanConfig;
-pub use embedder::{Embedded, WanEmbedder, rotations};
+pub use embedder::{WanEmbedder, rotations};
+pub use family::Wan;
 pub use head::WanHead;
 pub use transformer::{TextContext, TimestepContext, WanTransformer};

@@ -3,10 +3,13 @@
 use super::cache::Cache;
 use super::config::Level;
 use super::layers::{CausalConv, MidBlock, ResBlock, Upsample, load_pointwise};
-use super::tiles::{Tiling, decode_tiles};
-use super::{Trace, WanVaeConfig, WanVaeError};
+use super::tiles::decode_tiles;
+use super::{Trace, WanVaeConfig};
+use crate::models::autoencoder::VideoSink;
+use crate::models::{AutoencoderError, Decoder, Tiling};
 use crate::nn::{ChannelNorm, Conv3d, WeightError, Weights};
 use burn::tensor::{Device, Tensor};
+use std::ops::ControlFlow;
 
 /// The decoding half of the autoencoder.
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ impl WanVaeDecoder {
     /// # Errors
     ///
     /// If the configuration is not supported, or a tensor is missing or has another shape.
-    pub fn load(weights: &Weights<'_>, config: &WanVaeConfig) -> Result<Self, WanVaeError> {
+    pub fn load(weights: &Weights<'_>, config: &WanVaeConfig) -> Result<Self, AutoencoderError> {
         config.validate()?;
         let (decoder, z_dim) = (weights.at("decoder"), config.z_dim);
         let (_, mid_channels) = config.mid_channels();
@@ -81,17 +84,17 @@ impl WanVaeDecoder {
     ///
     /// # Errors
     ///
-    /// What `sink` returns; a failure of the device while tiles are read.
+    /// If the device fails while tiles are read.
     ///
     /// # Panics
     ///
     /// If `latent` has not `z_dim` channels.
-    pub fn decode<E: From<WanVaeError>>(
+    pub fn decode(
         &self,
         latent: Tensor<4>,
         tiling: Option<Tiling>,
-        sink: &mut dyn FnMut(Tensor<4>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        sink: &mut VideoSink<'_>,
+    ) -> Result<(), AutoencoderError> {
         let [_, frames, height, width] = latent.dims();
         match tiling {
             Some(tiling) if tiling.splits(height, width) => {
@@ -99,8 +102,9 @@ impl WanVaeDecoder {
             }
             _ => {
                 let mut stream = self.stream();
-                (0..frames)
-                    .try_for_each(|frame| sink(stream.decode(latent.clone().narrow(1, frame, 1))))
+                let _ = (0..frames)
+                    .try_for_each(|frame| sink(stream.decode(latent.clone().narrow(1, frame, 1))));
+                Ok(())
             }
         }
     }
@@ -118,11 +122,11 @@ impl WanVaeDecoder {
         &self,
         latent: Tensor<4>,
         tiling: Option<Tiling>,
-    ) -> Result<Tensor<4>, WanVaeError> {
+    ) -> Result<Tensor<4>, AutoencoderError> {
         let mut chunks = Vec::new();
         self.decode(latent, tiling, &mut |chunk| {
             chunks.push(chunk);
-            Ok::<_, WanVaeError>(())
+            ControlFlow::Continue(())
         })?;
         Ok(Tensor::cat(chunks, 1))
     }
@@ -139,6 +143,17 @@ impl WanVaeDecoder {
             trace(&format!("up_block{i}"), &x);
         }
         self.conv_out.forward(self.norm_out.forward(x), cache)
+    }
+}
+
+impl Decoder for WanVaeDecoder {
+    fn decode(
+        &self,
+        latent: Tensor<4>,
+        tiling: Option<Tiling>,
+        sink: &mut VideoSink<'_>,
+    ) -> Result<(), AutoencoderError> {
+        Self::decode(self, latent, tiling, sink)
     }
 }
 

@@ -3,7 +3,8 @@
 use super::cache::Cache;
 use super::decoder::per_channel;
 use super::layers::{CausalConv, Downsample, MidBlock, ResBlock, load_pointwise};
-use super::{Trace, WanVaeConfig, WanVaeError};
+use super::{Trace, WanVaeConfig};
+use crate::models::{AutoencoderError, Encoder};
 use crate::nn::{ChannelNorm, Conv3d, Weights};
 use burn::tensor::Tensor;
 
@@ -57,7 +58,7 @@ impl WanVaeEncoder {
     /// # Errors
     ///
     /// If the configuration is not supported, or a tensor is missing or has another shape.
-    pub fn load(weights: &Weights<'_>, config: &WanVaeConfig) -> Result<Self, WanVaeError> {
+    pub fn load(weights: &Weights<'_>, config: &WanVaeConfig) -> Result<Self, AutoencoderError> {
         config.validate()?;
         let (encoder, moments) = (weights.at("encoder"), 2 * config.z_dim);
         let (channels, _) = config.mid_channels();
@@ -86,7 +87,7 @@ impl WanVaeEncoder {
     /// # Panics
     ///
     /// If the video has not 3 channels.
-    pub fn encode(&self, video: Tensor<4>) -> Result<Moments, WanVaeError> {
+    pub fn encode(&self, video: Tensor<4>) -> Result<Moments, AutoencoderError> {
         self.encode_traced(video, &mut |_, _| {})
     }
 
@@ -103,15 +104,15 @@ impl WanVaeEncoder {
         &self,
         video: Tensor<4>,
         trace: &mut Trace<'_>,
-    ) -> Result<Moments, WanVaeError> {
+    ) -> Result<Moments, AutoencoderError> {
         let [_, frames, height, width] = video.dims();
         let factor = self.config.temporal_factor();
         if frames % factor != 1 % factor || frames == 0 {
-            return Err(WanVaeError::FrameCount { frames, factor });
+            return Err(AutoencoderError::FrameCount { frames, factor });
         }
         let pixels = self.config.spatial_factor();
         if [height, width].iter().any(|&size| size == 0 || size % pixels != 0) {
-            return Err(WanVaeError::FrameSize { width, height, factor: pixels });
+            return Err(AutoencoderError::FrameSize { width, height, factor: pixels });
         }
         let mut cache = Cache::default();
         let mut chunks = vec![self.forward(video.clone().narrow(1, 0, 1), &mut cache, 0, trace)];
@@ -132,7 +133,7 @@ impl WanVaeEncoder {
     /// # Panics
     ///
     /// As [`WanVaeEncoder::encode`].
-    pub fn encode_normalized(&self, video: Tensor<4>) -> Result<Tensor<4>, WanVaeError> {
+    pub fn encode_normalized(&self, video: Tensor<4>) -> Result<Tensor<4>, AutoencoderError> {
         Ok((self.encode(video)?.mean() - self.mean.clone()) / self.std.clone())
     }
 
@@ -157,10 +158,16 @@ impl WanVaeEncoder {
     }
 }
 
+impl Encoder for WanVaeEncoder {
+    fn encode_normalized(&self, video: Tensor<4>) -> Result<Tensor<4>, AutoencoderError> {
+        Self::encode_normalized(self, video)
+    }
+}
+
 fn load_down_blocks(
     encoder: &Weights<'_>,
     config: &WanVaeConfig,
-) -> Result<Vec<DownBlock>, WanVaeError> {
+) -> Result<Vec<DownBlock>, AutoencoderError> {
     let mut blocks = Vec::new();
     for level in config.down_levels() {
         for i in 0..level.blocks {

@@ -5,105 +5,11 @@
 //! tiles, one whole, the strip it shares with its right neighbor, and a row of strips shared with
 //! the row below.
 
-use super::{WanVaeConfig, WanVaeDecoder, WanVaeError};
-use super::{decode_peak_bytes, largest_tensor_elements};
-use crate::models::ConfigError;
+use super::WanVaeDecoder;
+use crate::models::autoencoder::VideoSink;
+use crate::models::{AutoencoderError, Tiling};
 use burn::tensor::{Tensor, TensorData};
-
-/// Size and distance of tiles, `[height, width]` in latents; neighbors share the difference.
-///
-/// Each tile sees zeros beyond its own border, so its result differs from that of the whole frame;
-/// the shared pixels fade from one tile into the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiling {
-    size: [usize; 2],
-    stride: [usize; 2],
-    /// Pixels per latent.
-    factor: usize,
-}
-
-impl Tiling {
-    /// Tiles of 256×256 pixels, 192 apart (both rounded down to whole latents).
-    pub fn standard(config: &WanVaeConfig) -> Self {
-        Self::of_pixels(config, 256, 192)
-    }
-
-    /// Tiles of `size` pixels, `stride` pixels apart, `[height, width]` each.
-    ///
-    /// # Errors
-    ///
-    /// If a value is no multiple of the pixels per latent, zero, or a stride exceeds its size.
-    pub fn new(
-        config: &WanVaeConfig,
-        size: [usize; 2],
-        stride: [usize; 2],
-    ) -> Result<Self, ConfigError> {
-        let factor = config.spatial_factor();
-        let check = |holds, field, actual: usize, expected| {
-            let actual = actual.to_string();
-            if holds { Ok(()) } else { Err(ConfigError { field, actual, expected }) }
-        };
-        let names = [
-            ("tile_sample_min_height", "tile_sample_stride_height"),
-            ("tile_sample_min_width", "tile_sample_stride_width"),
-        ];
-        for ((size, stride), (size_name, stride_name)) in size.into_iter().zip(stride).zip(names) {
-            let whole = |pixels: usize| pixels > 0 && pixels.is_multiple_of(factor);
-            let expected = "expected a positive multiple of the pixels per latent";
-            check(whole(size), size_name, size, expected)?;
-            check(whole(stride), stride_name, stride, expected)?;
-            check(stride <= size, stride_name, stride, "expected no more than the tile")?;
-        }
-        let latents = |pixels: [usize; 2]| pixels.map(|pixels| pixels / factor);
-        Ok(Self { size: latents(size), stride: latents(stride), factor })
-    }
-
-    /// The largest of a few tilings with which no tensor exceeds `max_elements` and decoding
-    /// stays within `max_bytes` ([`decode_peak_bytes`]); `None` if the whole frame does.
-    ///
-    /// If none does, the smallest one.
-    pub fn within(
-        config: &WanVaeConfig,
-        [latent_height, latent_width]: [usize; 2],
-        max_elements: u64,
-        max_bytes: u64,
-    ) -> Option<Self> {
-        let fits = |height, width| {
-            largest_tensor_elements(config, height, width) <= max_elements
-                && decode_peak_bytes(config, height, width) <= max_bytes
-        };
-        if fits(latent_height, latent_width) {
-            return None;
-        }
-        let candidates = [512, 384, 256, 192, 128, 64].map(|size| {
-            // An overlap of a quarter, but at least what two convolutions at latent size see.
-            Self::of_pixels(config, size, size - (size / 4).max(32))
-        });
-        let fitting = candidates.iter().find(|tiling| fits(tiling.size[0], tiling.size[1]));
-        fitting.or(candidates.last()).copied()
-    }
-
-    fn of_pixels(config: &WanVaeConfig, size: usize, stride: usize) -> Self {
-        let factor = config.spatial_factor();
-        let latents = |pixels: usize| [(pixels / factor).max(1); 2];
-        Self { size: latents(size), stride: latents(stride), factor }
-    }
-
-    /// `[height, width]` of a tile in latents.
-    pub fn latent_size(&self) -> [usize; 2] {
-        self.size
-    }
-
-    /// Whether a latent of that size takes more than one tile.
-    pub(super) fn splits(&self, latent_height: usize, latent_width: usize) -> bool {
-        latent_height > self.size[0] || latent_width > self.size[1]
-    }
-
-    /// Pixels that neighbors share, `[height, width]`.
-    fn overlap(&self) -> [usize; 2] {
-        [0, 1].map(|axis| (self.size[axis] - self.stride[axis]) * self.factor)
-    }
-}
+use std::ops::ControlFlow;
 
 /// Pixels on the host, `[planes, height, width]`: a plane is one channel of one frame.
 #[derive(Clone, Debug)]
@@ -190,12 +96,12 @@ fn fade(index: usize, shared: usize) -> (f32, f32) {
 ///
 /// A tile is blended with the one above and then with the one on the left, each as it is after its
 /// own blending; what it shares with the next ones is kept before it is cropped.
-pub(super) fn decode_tiles<E: From<WanVaeError>>(
+pub(super) fn decode_tiles(
     decoder: &WanVaeDecoder,
     latent: &Tensor<4>,
     tiling: Tiling,
-    sink: &mut dyn FnMut(Tensor<4>) -> Result<(), E>,
-) -> Result<(), E> {
+    sink: &mut VideoSink<'_>,
+) -> Result<(), AutoencoderError> {
     let [_, latent_frames, height, width] = latent.dims();
     let frames = decoder.config().frames(latent_frames);
     let factor = tiling.factor;
@@ -222,11 +128,12 @@ pub(super) fn decode_tiles<E: From<WanVaeError>>(
         }
         above = below;
     }
-    send(decoder, &canvas, frames, sink)
+    let _ = send(decoder, &canvas, frames, sink);
+    Ok(())
 }
 
 /// All frames of one tile, `[3·frames, height, width]`, not clamped.
-fn decode_tile(decoder: &WanVaeDecoder, latent: &Tensor<4>) -> Result<Image, WanVaeError> {
+fn decode_tile(decoder: &WanVaeDecoder, latent: &Tensor<4>) -> Result<Image, AutoencoderError> {
     let [_, latent_frames, height, width] = latent.dims();
     let frames = decoder.config().frames(latent_frames);
     let factor = decoder.config().spatial_factor();
@@ -247,19 +154,19 @@ fn decode_tile(decoder: &WanVaeDecoder, latent: &Tensor<4>) -> Result<Image, Wan
     Ok(tile)
 }
 
-fn read(tensor: Tensor<4>) -> Result<Vec<f32>, WanVaeError> {
-    let device = |message: String| WanVaeError::Device { message };
+fn read(tensor: Tensor<4>) -> Result<Vec<f32>, AutoencoderError> {
+    let device = |message: String| AutoencoderError::Device { message };
     let data = tensor.try_into_data().map_err(|err| device(format!("{err:?}")))?;
     data.try_into_vec::<f32>().map_err(|err| device(format!("{err:?}")))
 }
 
 /// Hands out the finished frames as decoding without tiles does.
-fn send<E: From<WanVaeError>>(
+fn send(
     decoder: &WanVaeDecoder,
     canvas: &Image,
     frames: usize,
-    sink: &mut dyn FnMut(Tensor<4>) -> Result<(), E>,
-) -> Result<(), E> {
+    sink: &mut VideoSink<'_>,
+) -> ControlFlow<()> {
     let plane = canvas.height * canvas.width;
     let mut start = 0;
     while start < frames {
@@ -273,5 +180,5 @@ fn send<E: From<WanVaeError>>(
         sink(Tensor::from_data(data, decoder.device()).clamp(-1.0, 1.0))?;
         start += count;
     }
-    Ok(())
+    ControlFlow::Continue(())
 }

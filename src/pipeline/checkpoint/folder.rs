@@ -4,14 +4,12 @@ use super::error::{quoted, shorten};
 use super::{
     Checkpoint, CheckpointError, Layout, Lora, Tensors, config_from_json, layout, locate, read_json,
 };
+use crate::pipeline::family::{FAMILIES, FamilyReader};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Values of `_class_name` that can be run.
-const PIPELINES: [&str; 1] = ["WanPipeline"];
 
 /// Switches of later models under the same class name; on, they change the computation.
 const UNSUPPORTED_OPTIONS: [&str; 2] = ["expand_timesteps", "boundary_ratio"];
@@ -222,9 +220,10 @@ impl ModelFolder {
             supported,
             path: index_path.to_owned(),
         };
-        if !PIPELINES.contains(&&*self.class_name) {
+        if FamilyReader::of_pipeline(&self.class_name).is_none() {
             let found = format!("pipeline {}", quoted(&self.class_name));
-            return Err(unsupported(found, PIPELINES.join(", ")));
+            let known: Vec<&str> = FAMILIES.iter().map(|family| family.facts.pipeline).collect();
+            return Err(unsupported(found, known.join(", ")));
         }
         for (key, value) in &self.index {
             let is_known = ComponentKind::ALL.iter().any(|kind| kind.name() == key);

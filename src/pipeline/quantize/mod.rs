@@ -7,7 +7,7 @@ use super::atomic::{AtomicFolder, Existing};
 use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
 use super::companions::{MARKER, write_companions};
-use super::model::WanModel;
+use super::model::VideoModel;
 use super::packed::FORMAT;
 use crate::kernels::device::OpenDevice;
 use crate::method::Rounding;
@@ -69,7 +69,7 @@ pub struct QuantizeReport {
 /// If a file is unusable, already quantized, or the output cannot be written. Nothing stays half
 /// written.
 pub fn quantize(
-    model: &WanModel,
+    model: &VideoModel,
     job: &QuantizeJob,
     device: &OpenDevice,
     cancel: &Cancel,

@@ -8,6 +8,7 @@ pub use read::Override;
 use super::{LoopSettings, OptimizerSettings, TrainError};
 use crate::method::qvgen::{Annealing, Auxiliary, Loss, Method, Recipe};
 use crate::method::{Rule, Scope};
+use crate::models::DenoiserConfig;
 use crate::quant::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -244,12 +245,12 @@ impl Config {
         Ok(Some(recipe))
     }
 
-    /// What is quantized.
-    pub fn scope(&self) -> Scope {
+    /// What of `model` is quantized.
+    pub fn scope(&self, model: &dyn DenoiserConfig) -> Scope {
         let mut scope = if self.every_layer {
             Scope::every_layer(self.bits)
         } else {
-            Scope::recommended(self.bits)
+            Scope::recommended(self.bits, model.sensitive_layers())
         };
         scope.rules.extend(self.layers.iter().cloned());
         scope

@@ -1,6 +1,7 @@
 //! The few sizes and lengths that clips are brought to.
 
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
+use crate::pipeline::settings::{check_frames, check_size};
 use crate::train::TrainError;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ impl Buckets {
     /// # Errors
     ///
     /// Names the value, what is wrong and what is expected.
-    pub fn check(&self, model: &WanModel) -> Result<(), TrainError> {
+    pub fn check(&self, model: &VideoModel) -> Result<(), TrainError> {
         let setting = |message| Err(TrainError::Setting(message));
         if self.sizes.is_empty() || self.frames.is_empty() {
             return setting("the buckets need at least one size and one number of frames".into());
@@ -34,29 +35,11 @@ impl Buckets {
         if self.stride == Some(0) {
             return setting("a stride of 0 never reaches the second frame; use 1 or more".into());
         }
-        // A patch of the transformer covers two by two latents.
-        let multiple = model.vae.spatial_factor() * 2;
-        let most = model.transformer.rope_max_seq_len;
-        for &[width, height] in &self.sizes {
-            let fits =
-                |size: usize| size > 0 && size.is_multiple_of(multiple) && size / multiple <= most;
-            if !fits(width) || !fits(height) {
-                return setting(format!(
-                    "a size of {width}x{height} is not possible; both must be multiples of \
-                     {multiple} up to {}",
-                    multiple.saturating_mul(most)
-                ));
-            }
+        for &size in &self.sizes {
+            check_size(size, model).or_else(setting)?;
         }
-        let factor = model.vae.temporal_factor();
         for &frames in &self.frames {
-            if frames == 0 || !(frames - 1).is_multiple_of(factor) || (frames - 1) / factor >= most
-            {
-                return setting(format!(
-                    "{frames} frames are not possible; use a multiple of {factor} plus one, up to {}",
-                    (most - 1).saturating_mul(factor).saturating_add(1)
-                ));
-            }
+            check_frames(frames, model).or_else(|problem| setting(format!("frames: {problem}")))?;
         }
         Ok(())
     }

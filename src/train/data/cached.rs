@@ -3,7 +3,7 @@
 use super::store::{Part, Store};
 use super::{Entry, INDEX_FILE, Index, Key, ModelFacts, data_error};
 use crate::pipeline::checkpoint::Tensors;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::train::{Dataset, TrainError};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ impl CachedDataset {
     /// If there is no cache, another model made it, or a file of it is missing or damaged.
     pub fn open(
         folder: &Path,
-        model: &WanModel,
+        model: &VideoModel,
         device: &Device,
         in_memory: bool,
     ) -> Result<Self, TrainError> {
@@ -71,7 +71,7 @@ impl CachedDataset {
         }
         let store = Store::at(folder);
         for entry in &index.entries {
-            check_entry(&store, entry, &facts, model.transformer.rope_max_seq_len)?;
+            check_entry(&store, entry, &facts, model)?;
         }
         let (values, shape) = store.read_text(&index.empty_text, &facts)?;
         let empty_text = Tensor::from_data(TensorData::new(values, shape), device);
@@ -110,15 +110,14 @@ impl CachedDataset {
     }
 }
 
-/// Fails now what would fail when the clip is drawn, by the headers of its files; `longest` is the
-/// model's limit along an axis, in patches.
+/// Fails now what would fail when the clip is drawn, by the headers of its files.
 fn check_entry(
     store: &Store,
     entry: &Entry,
     facts: &ModelFacts,
-    longest: usize,
+    model: &VideoModel,
 ) -> Result<(), TrainError> {
-    for (part, key, model) in
+    for (part, key, digest) in
         [(Part::Latent, &entry.latent, &facts.vae), (Part::Text, &entry.text, &facts.text)]
     {
         let path = store.path(part, key);
@@ -128,22 +127,23 @@ fn check_entry(
                 "is missing or damaged"
             }
             Ok(tensors) => match tensors.metadata().get("model") {
-                Some(made_by) if made_by == model.as_str() => continue,
+                Some(made_by) if made_by == digest.as_str() => continue,
                 _ => "was made with another model",
             },
         };
         let message = format!("a file of the cache {problem}; run `qvgen cache` again");
         return Err(data_error(message, &path));
     }
-    let [channels, frames, height, width] = entry.shape;
-    // A patch covers two by two latents.
-    let fits =
-        |len: usize, patch: usize| len > 0 && len.is_multiple_of(patch) && len / patch <= longest;
-    if channels != facts.z_dim || !fits(frames, 1) || !fits(height, 2) || !fits(width, 2) {
+    let transformer = &model.transformer;
+    if transformer.grid_of(model.padded_shape(entry.shape)).is_none() {
+        let [_, patch_rows, patch_columns] = transformer.patch();
         let message = format!(
-            "a latent of the cache is {:?}, the model takes {} channels, up to {longest} frames, \
-             and an even height and width; run `qvgen cache` again",
-            entry.shape, facts.z_dim
+            "a latent of the cache is {:?}, the model takes {} channels, up to {} frames, and a \
+             height and width that are multiples of {patch_rows} and {patch_columns}; run \
+             `qvgen cache` again",
+            entry.shape,
+            transformer.in_channels(),
+            model.most_latent_frames(),
         );
         return Err(data_error(message, &store.path(Part::Latent, &entry.latent)));
     }

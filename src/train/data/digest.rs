@@ -3,7 +3,7 @@
 use super::{Key, data_error};
 use crate::pipeline::PipelineError;
 use crate::pipeline::checkpoint::ComponentKind;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use crate::pipeline::video::read::png_files;
 use crate::train::TrainError;
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,9 @@ impl ModelFacts {
     /// # Errors
     ///
     /// If a file of the model cannot be read.
-    pub fn of(model: &WanModel) -> Result<Self, TrainError> {
+    pub fn of(model: &VideoModel) -> Result<Self, TrainError> {
         let mut vae = Sha256::new();
-        for value in model.vae.latents_mean.iter().chain(&model.vae.latents_std) {
+        for value in model.vae.statistics() {
             vae.update(value.to_le_bytes());
         }
         add_tensors(&mut vae, model, ComponentKind::Vae, u64::MAX)?;
@@ -50,7 +50,7 @@ impl ModelFacts {
         add_tensors(&mut text, model, ComponentKind::TextEncoder, SMALL_BYTES)?;
         add_tokenizer(&mut text, model)?;
         Ok(Self {
-            z_dim: model.vae.z_dim,
+            z_dim: model.vae.z_dim(),
             text_dim: model.text_encoder.d_model,
             text_tokens: model.text_tokens,
             vae: Key::from_hash(vae),
@@ -84,7 +84,7 @@ impl ModelFacts {
 }
 
 /// SHA-256 of the transformer's names, shapes and small tensors.
-pub(super) fn transformer_digest(model: &WanModel) -> Result<Key, TrainError> {
+pub(super) fn transformer_digest(model: &VideoModel) -> Result<Key, TrainError> {
     let mut hash = Sha256::new();
     add_tensors(&mut hash, model, ComponentKind::Transformer, SMALL_BYTES)?;
     Ok(Key::from_hash(hash))
@@ -93,7 +93,7 @@ pub(super) fn transformer_digest(model: &WanModel) -> Result<Key, TrainError> {
 /// Names, types and shapes of all tensors, and the contents of those up to `most_bytes`.
 fn add_tensors(
     hash: &mut Sha256,
-    model: &WanModel,
+    model: &VideoModel,
     kind: ComponentKind,
     most_bytes: u64,
 ) -> Result<(), TrainError> {
@@ -109,7 +109,7 @@ fn add_tensors(
     Ok(())
 }
 
-fn add_tokenizer(hash: &mut Sha256, model: &WanModel) -> Result<(), TrainError> {
+fn add_tokenizer(hash: &mut Sha256, model: &VideoModel) -> Result<(), TrainError> {
     let folder = model.folder.component(ComponentKind::Tokenizer)?.path;
     for name in ["tokenizer.json", "spiece.model"] {
         let path = folder.join(name);

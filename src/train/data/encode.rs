@@ -7,7 +7,7 @@ use super::{
     Buckets, CacheJob, CacheProgress, CacheReport, CacheStage, Clip, ClipList, Collector, Entry,
     Index, Key, ModelFacts, SampledClip, Skipped, SourceKind, data_error,
 };
-use crate::models::wan_vae::{WanVaeConfig, WanVaeEncoder};
+use crate::models::Encoder;
 use crate::nn::Weights;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::{Cancel, Cancelled};
@@ -66,13 +66,13 @@ pub fn cache_clips(
         Err(TrainError::Pipeline(PipelineError::Cancelled)) => false,
         Err(_) => return outcome.map(|()| report),
     };
-    let mut index = Index::new(SourceKind::Clips, facts.clone(), text_key("", &facts));
+    let mut index = Index::new(SourceKind::Clips, facts.clone(), text_key("", job.model, &facts));
     index.is_complete = is_complete;
     for clip in &list.clips {
         let latent = Key::of(&["clip", &clip.name]);
         if let Some(&shape) = run.latents.get(&latent) {
             let (source, caption) = (clip.name.clone(), clip.caption.clone());
-            let text = text_key(&clip.caption, &facts);
+            let text = text_key(&clip.caption, job.model, &facts);
             index.entries.push(Entry { latent, text, shape, source, caption, seed: None });
         }
     }
@@ -116,7 +116,7 @@ fn check_encoder(job: &CacheJob<'_>) -> Result<(), TrainError> {
 fn check_device(job: &CacheJob<'_>, buckets: &Buckets) -> Result<(), TrainError> {
     let most = job.device.max_elements() as u64;
     for &[width, height] in &buckets.sizes {
-        let needed = largest_tensor(&job.model.vae, [width, height], buckets.most_frames());
+        let needed = job.model.vae.largest_encode_elements(buckets.most_frames(), height, width);
         if needed > most {
             return Err(TrainError::Setting(format!(
                 "encoding clips of {width}x{height} needs a tensor of {needed} values, the device \
@@ -125,21 +125,6 @@ fn check_device(job: &CacheJob<'_>, buckets: &Buckets) -> Result<(), TrainError>
         }
     }
     Ok(())
-}
-
-/// Values of the largest tensor while a clip is encoded.
-fn largest_tensor(config: &WanVaeConfig, [width, height]: [usize; 2], frames: usize) -> u64 {
-    let product = |sizes: [usize; 4]| {
-        sizes.iter().fold(1_u64, |product, &len| product.saturating_mul(len as u64))
-    };
-    let chunk = config.temporal_factor();
-    let mut channels = config.base_dim;
-    let levels = config.dim_mult.iter().enumerate().map(|(level, multiplier)| {
-        let widest = channels.max(config.base_dim * multiplier);
-        channels = config.base_dim * multiplier;
-        product([widest, chunk, height >> level, width >> level])
-    });
-    levels.fold(product([3, frames, height, width]), u64::max)
 }
 
 /// A run, as far as it has come.
@@ -214,13 +199,12 @@ impl Run<'_> {
         }
         let weights = self.job.model.weights(ComponentKind::Vae, None, usize::MAX)?;
         let weights = Weights::new(weights.source(), &self.job.device.device);
-        let encoder =
-            WanVaeEncoder::load(&weights, &self.job.model.vae).map_err(PipelineError::from)?;
+        let encoder = self.job.model.vae.load_encoder(&weights).map_err(PipelineError::from)?;
         let (settings, user, stop) = (self.settings, &self.job.cancel, Cancel::new());
         let (send, receive) = sync_channel(1);
         thread::scope(|scope| {
             scope.spawn(|| decode_all(pending, settings, [user, &stop], send));
-            let outcome = self.encode_all(&encoder, pending, receive, report, progress);
+            let outcome = self.encode_all(&*encoder, pending, receive, report, progress);
             stop.cancel();
             outcome
         })
@@ -228,7 +212,7 @@ impl Run<'_> {
 
     fn encode_all(
         &mut self,
-        encoder: &WanVaeEncoder,
+        encoder: &dyn Encoder,
         pending: &[Pending<'_>],
         decoded: Receiver<Decoded>,
         report: &mut CacheReport,
@@ -264,7 +248,7 @@ impl Run<'_> {
 
     fn encode_one(
         &mut self,
-        encoder: &WanVaeEncoder,
+        encoder: &dyn Encoder,
         pending: &Pending<'_>,
         sampled: &SampledClip,
     ) -> Result<(), TrainError> {

@@ -40,7 +40,7 @@ pub use synthesize::{PromptSettings, cache_prompts, prompt_seed, read_prompts};
 use super::TrainError;
 use crate::kernels::device::OpenDevice;
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct CacheJob<'a> {
     /// The model whose autoencoder and text encoder are used.
-    pub model: &'a WanModel,
+    pub model: &'a VideoModel,
     /// Where they run.
     pub device: &'a OpenDevice,
     /// The folder of the cache; its parent exists.

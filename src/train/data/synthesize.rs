@@ -9,11 +9,10 @@ use super::{
     CacheJob, CacheProgress, CacheReport, CacheStage, Entry, Index, Key, ModelFacts, SourceKind,
     data_error,
 };
-use crate::models::wan::{TextContext, WanTransformer};
+use crate::models::{Denoiser, TextContext};
 use crate::nn::Trace;
 use crate::pipeline::PipelineError;
 use crate::pipeline::checkpoint::ComponentKind;
-use crate::pipeline::noise::standard_normal;
 use crate::pipeline::sample::Sampler;
 use crate::pipeline::settings::SampleSettings;
 use crate::train::TrainError;
@@ -93,7 +92,7 @@ pub fn cache_prompts(
     let texts = cache_texts(job, &store, &facts, texts, progress)?;
 
     let mut report = CacheReport { texts, ..CacheReport::default() };
-    let mut index = Index::new(SourceKind::Prompts, facts.clone(), text_key("", &facts));
+    let mut index = Index::new(SourceKind::Prompts, facts.clone(), text_key("", job.model, &facts));
     let shape = sampling.latent_shape(job.model);
     let (mut pending, mut entries) = (Vec::new(), Vec::new());
     // The same prompt twice would give the same latents.
@@ -127,7 +126,7 @@ pub fn cache_prompts(
             left -= 1;
         }
         let (source, caption) = (String::new(), prompt.clone());
-        let text = text_key(prompt, &facts);
+        let text = text_key(prompt, job.model, &facts);
         index.entries.push(Entry { latent, text, shape, source, caption, seed: Some(seed) });
     }
     finish(job, &index, &mut report)?;
@@ -182,22 +181,19 @@ impl Synthesis<'_> {
         })?;
         let sampling = &self.settings.sampling;
         let negative = if sampling.uses_guidance() {
-            Some(self.context(&transformer, &sampling.negative_prompt)?)
+            Some(self.context(&*transformer, &sampling.negative_prompt)?)
         } else {
             None
         };
         let steps = pending.len() * sampling.steps;
         for pending in pending {
-            let mut contexts = vec![self.context(&transformer, pending.prompt)?];
+            let mut contexts = vec![self.context(&*transformer, pending.prompt)?];
             contexts.extend(negative.clone());
-            let guidance = sampling.guidance(&contexts);
-            let shape = sampling.latent_shape(model);
-            let mut latent = standard_normal(pending.seed, 0, shape.iter().product());
-            let mut scheduler = sampling.build_scheduler(model)?;
             let before = *made * sampling.steps;
             let mut advance = |_, step, _| progress(CacheStage::Sample, before + step, steps);
-            let place = (latent.as_mut_slice(), shape);
-            sampler.denoise(&transformer, &guidance, scheduler.as_mut(), place, &mut advance)?;
+            let latent =
+                sampler.denoised(sampling, &*transformer, &contexts, pending.seed, &mut advance)?;
+            let shape = sampling.latent_shape(model);
             check_finite(&latent, "the latent of a prompt")?;
             let seed = pending.seed.to_string();
             let facts =
@@ -210,12 +206,8 @@ impl Synthesis<'_> {
     }
 
     /// What the transformer needs of a prompt whose embedding is cached.
-    fn context(
-        &self,
-        transformer: &WanTransformer,
-        prompt: &str,
-    ) -> Result<TextContext, TrainError> {
-        let key = text_key(prompt, self.facts);
+    fn context(&self, transformer: &dyn Denoiser, prompt: &str) -> Result<TextContext, TrainError> {
+        let key = text_key(prompt, self.job.model, self.facts);
         let (values, shape) = self.store.read_text(&key, self.facts)?;
         let device = &self.job.device.device;
         let embeds = Tensor::<2>::from_data(TensorData::new(values, shape), device);

@@ -6,7 +6,7 @@ use crate::models::t5::{self, EncodeError, TokenIds};
 use crate::nn::{Limits, Weights};
 use crate::pipeline::PipelineError;
 use crate::pipeline::checkpoint::ComponentKind;
-use crate::pipeline::prompt;
+use crate::pipeline::model::VideoModel;
 use crate::train::TrainError;
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use std::ops::ControlFlow;
 const GROUP_VALUES: usize = 256 << 20;
 
 /// The file of a caption.
-pub(super) fn text_key(caption: &str, model: &ModelFacts) -> Key {
-    Key::of(&[&prompt::clean(caption), model.text.as_str()])
+pub(super) fn text_key(caption: &str, model: &VideoModel, facts: &ModelFacts) -> Key {
+    Key::of(&[&model.clean_prompt(caption), facts.text.as_str()])
 }
 
 /// Encodes those of `captions` that are not cached yet; returns how many different ones there are.
@@ -34,16 +34,14 @@ pub(super) fn cache_texts<'a>(
     progress: &mut CacheProgress<'_>,
 ) -> Result<usize, TrainError> {
     let different: BTreeMap<Key, &str> =
-        captions.map(|caption| (text_key(caption, facts), caption)).collect();
+        captions.map(|caption| (text_key(caption, job.model, facts), caption)).collect();
     let tokenizer = job.model.tokenizer()?;
     let mut missing = Vec::new();
     for (key, caption) in &different {
         if store.find(Part::Text, key, key).is_none() {
-            let tokens = tokenizer
-                .encode(&prompt::clean(caption), job.model.text_tokens)
-                .map_err(PipelineError::from)?;
-            // Without the padding, so that its rows are neither computed nor stored.
-            let ids = tokens.ids[..tokens.len].to_vec();
+            let tokens = job.model.tokenize(&tokenizer, caption).map_err(PipelineError::from)?;
+            // Without padding that is zero, so that its rows are neither computed nor stored.
+            let ids = tokens.ids[..tokens.length].to_vec();
             missing.push((key, *caption, TokenIds { length: ids.len(), ids }));
         }
     }

@@ -167,6 +167,6 @@ impl AutoencoderTrainer {
 }
 
 /// Errors of the autoencoder's code, which clips of a right size never cause.
-fn vae_error(error: crate::models::wan_vae::WanVaeError) -> TrainError {
+fn vae_error(error: crate::models::AutoencoderError) -> TrainError {
     TrainError::Setting(format!("the autoencoder cannot be trained: {error}"))
 }

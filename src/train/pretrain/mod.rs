@@ -42,6 +42,7 @@ use serde_json::json;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is made, and how long it may take.
 #[derive(Clone, Debug, PartialEq)]
@@ -326,7 +327,7 @@ impl Pretraining<'_> {
         let device = self.device.device.clone();
         let mut trainer = Trainer {
             parameters: random_parameters(&config.parameter_shapes(), settings.seed, &device),
-            config,
+            config: Arc::new(config),
             layers: None,
             teacher: None,
             loss: Loss::GroundTruth,

@@ -18,7 +18,7 @@ use super::trainer::{StepReport, Trainer};
 use crate::kernels::device::OpenDevice;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::Cancel;
-use crate::pipeline::model::WanModel;
+use crate::pipeline::model::VideoModel;
 use prepare::{full_weights, identity, trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub struct TrainJob<'a> {
     /// What is trained, how and on what.
     pub config: &'a Config,
     /// The model that it names.
-    pub model: &'a WanModel,
+    pub model: &'a VideoModel,
     /// Where it runs.
     pub device: &'a OpenDevice,
     /// What to do with a training that is in the folder already.

@@ -3,11 +3,10 @@
 use super::{Event, TrainJob};
 use crate::kernels::device::OpenDevice;
 use crate::method::qvgen::{Auxiliary, Loss, Recipe};
-use crate::models::wan::WanTransformer;
 use crate::nn::{Limits, Weights};
 use crate::pipeline::checkpoint::{ComponentKind, Tensors};
 use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
-use crate::pipeline::model::{ComponentWeights, WanModel};
+use crate::pipeline::model::{ComponentWeights, VideoModel};
 use crate::train::config::{Config, Start};
 use crate::train::dataset::Dataset;
 use crate::train::init::random_parameters;
@@ -24,7 +23,7 @@ const FINGERPRINT_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct OpenedModel {
     /// The model.
-    pub model: WanModel,
+    pub model: VideoModel,
     /// Its files, where they are temporary.
     _embedded: Option<EmbeddedModel>,
 }
@@ -38,7 +37,7 @@ impl OpenedModel {
     pub fn open(name: &str) -> Result<Self, TrainError> {
         let embedded = EmbeddedName::of(Path::new(name)).map(EmbeddedModel::unpack).transpose()?;
         let path = embedded.as_ref().map_or(Path::new(name), EmbeddedModel::path);
-        let model = WanModel::open(path)?;
+        let model = VideoModel::open(path)?;
         model.check_files()?;
         Ok(Self { model, _embedded: embedded })
     }
@@ -52,10 +51,11 @@ impl OpenedModel {
 pub fn check_layers(
     config: &Config,
     recipe: Option<&Recipe>,
-    model: &WanModel,
+    model: &VideoModel,
 ) -> Result<(), TrainError> {
     let Some(recipe) = recipe else { return Ok(()) };
-    let (scope, linears) = (config.scope(), model.transformer.linears());
+    let linears = model.transformer.linears();
+    let scope = config.scope(&*model.transformer);
     let names: Vec<String> = linears.iter().map(|linear| linear.name.clone()).collect();
     if let Some(rule) = scope.unused_rules(&names).first() {
         return Err(TrainError::Setting(format!(
@@ -90,7 +90,7 @@ pub fn check_layers(
 
 /// The parameters of the transformer to start from.
 pub(super) fn full_weights(
-    model: &WanModel,
+    model: &VideoModel,
     device: &OpenDevice,
 ) -> Result<ComponentWeights, TrainError> {
     let weights = model.weights(ComponentKind::Transformer, None, device.max_elements())?;
@@ -174,7 +174,7 @@ pub(super) fn trainer<'a>(
     let teacher = match &recipe {
         Some(recipe) if recipe.needs_teacher() => {
             let weights = Weights::new(weights.source(), device);
-            Some(WanTransformer::load(&weights, &model.transformer, limits, &mut |_, _| ())?)
+            Some(model.transformer.load(&weights, limits)?)
         }
         _ => None,
     };
@@ -182,7 +182,8 @@ pub(super) fn trainer<'a>(
     let layers = match &recipe {
         None => None,
         Some(recipe) => {
-            let (linears, scope) = (model.transformer.linears(), config.scope());
+            let linears = model.transformer.linears();
+            let scope = config.scope(&*model.transformer);
             Some(if is_new {
                 let seed = settings.seed;
                 let steps = settings.steps;

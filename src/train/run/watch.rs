@@ -1,11 +1,9 @@
 //! Looking at a student in training: its loss on clips held out, and videos, with and without Φ.
 
 use super::{Event, TrainJob};
-use crate::models::wan::WanTransformer;
-use crate::models::wan_vae::Tiling;
+use crate::models::{Denoiser, Tiling};
 use crate::nn::{AttentionPrecision, WeightSource, Weights};
 use crate::pipeline::PipelineError;
-use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::model::ComponentWeights;
 use crate::pipeline::plan::Plan;
 use crate::pipeline::sample::{Sampler, Stage};
@@ -127,7 +125,7 @@ impl<'a> Watch<'a> {
                 let number =
                     if self.samples.len() > 1 { format!("-{number}") } else { String::new() };
                 let path = folder.join(format!("step-{done:06}{number}{suffix}.mp4"));
-                match self.video(sample, &transformer, &path, done, observe) {
+                match self.video(sample, &*transformer, &path, done, observe) {
                     Ok(()) => observe(Event::Sampled(&path)),
                     Err(problem @ (PipelineError::NotFinite { .. } | PipelineError::Video(_))) => {
                         observe(Event::Note(&format!("no sample video: {problem}")));
@@ -145,15 +143,15 @@ impl<'a> Watch<'a> {
         &self,
         trainer: &Trainer<'_>,
         source: &dyn WeightSource,
-    ) -> Result<WanTransformer, TrainError> {
+    ) -> Result<Box<dyn Denoiser>, TrainError> {
         let weights = Weights::new(source, &trainer.device);
-        Ok(WanTransformer::load(&weights, &trainer.config, trainer.limits, &mut |_, _| ())?)
+        Ok(trainer.config.load(&weights, trainer.limits)?)
     }
 
     fn video(
         &self,
         sample: &Sample,
-        transformer: &WanTransformer,
+        transformer: &dyn Denoiser,
         path: &Path,
         done: usize,
         observe: &mut dyn FnMut(Event<'_>),
@@ -189,10 +187,10 @@ fn without_phi(trainer: &Trainer<'_>) -> Option<QuantizedLayers> {
 }
 
 fn sample_settings(job: &TrainJob<'_>) -> Result<Vec<SampleSettings>, TrainError> {
-    let defaults = SamplingDefaults::of(job.model.folder.path())?;
+    let defaults = &job.model.defaults;
     let (data, log) = (&job.config.data, &job.config.log);
-    let prompts = match (log.sample_prompts.as_slice(), defaults.prompt) {
-        ([], Some(prompt)) => vec![prompt],
+    let prompts = match (log.sample_prompts.as_slice(), &defaults.prompt) {
+        ([], Some(prompt)) => vec![prompt.clone()],
         ([], None) => {
             return Err(TrainError::Setting(
                 "log.sample_every asks for videos: say what they show in log.sample_prompts".into(),
