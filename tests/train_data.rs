@@ -322,9 +322,9 @@ fn sizes_that_the_model_cannot_take_are_refused_before_any_work() {
         change(&mut settings.buckets);
         cache(clips.path(), out.path(), &settings)
     };
-    assert_refused(with(&|b| b.sizes = vec![[40, 32]]), &["40x32", "multiples of 16"]);
+    assert_refused(with(&|b| b.sizes = vec![[40, 32]]), &["40x32", "multiple of 16"]);
     assert_refused(with(&|b| b.sizes = vec![[0, 32]]), &["0x32"]);
-    assert_refused(with(&|b| b.sizes = vec![[1 << 30, 32]]), &["up to 16384"]);
+    assert_refused(with(&|b| b.sizes = vec![[1 << 30, 32]]), &["limit of 16384"]);
     assert_refused(with(&|b| b.frames = vec![5, 8]), &["8 frames", "multiple of 4 plus one"]);
     assert_refused(with(&|b| b.frames = vec![]), &["at least one"]);
     assert_refused(with(&|b| b.stride = Some(0)), &["stride of 0"]);
@@ -399,7 +399,7 @@ fn caches_of_another_model_are_refused() {
     let hostile = edit(&|index| index["entries"][0]["latent"] = json!("../../../etc/passwd"));
     assert_refused(hostile, &["no index of a cache", "hexadecimal"]);
     let odd = edit(&|index| index["entries"][0]["shape"] = json!([4, 2, 3, 4]));
-    assert_refused(odd, &["[4, 2, 3, 4]", "even"]);
+    assert_refused(odd, &["[4, 2, 3, 4]", "multiples of 2"]);
     let large = edit(&|index| index["entries"][0]["shape"] = json!([4, 5000, 4, 4]));
     assert_refused(large, &["up to 1024 frames"]);
     assert_refused(open(place().path()), &["there is no cache", "qvgen cache"]);

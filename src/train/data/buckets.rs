@@ -36,10 +36,13 @@ impl Buckets {
             return setting("a stride of 0 never reaches the second frame; use 1 or more".into());
         }
         for &size in &self.sizes {
-            check_size(size, model).or_else(setting)?;
+            let [width, height] = size;
+            check_size(size, model)
+                .or_else(|problem| setting(format!("a size of {width}x{height}: {problem}")))?;
         }
         for &frames in &self.frames {
-            check_frames(frames, model).or_else(|problem| setting(format!("frames: {problem}")))?;
+            check_frames(frames, model)
+                .or_else(|problem| setting(format!("a clip of {frames} frames: {problem}")))?;
         }
         Ok(())
     }
