@@ -12,7 +12,7 @@ use qvgen::pipeline::atomic::OutputError;
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::model::{ComponentWeights, VideoModel};
-use qvgen::pipeline::noise::standard_normal;
+use qvgen::pipeline::noise::{StepNoise, standard_normal};
 use qvgen::pipeline::packed::Arithmetic;
 use qvgen::pipeline::quantize::{QuantizeJob, quantize};
 use qvgen::pipeline::sample::{Guidance, Sampler, Stage};
@@ -59,7 +59,7 @@ impl Run<'_> {
         let mut config = self.json()["scheduler_config"].clone();
         config["_class_name"] = self.json()["scheduler"].clone();
         let config = SchedulerConfig::from_json(&config).expect("a supported scheduler");
-        config.build(self.steps()).expect("a possible number of steps")
+        config.build(self.steps(), StepNoise::Seeded(0)).expect("a possible number of steps")
     }
 
     fn key(&self, what: &str) -> String {
@@ -151,7 +151,8 @@ fn denoised(sampler: &Sampler<'_>, transformer: &dyn Denoiser, late_drop: Option
         Guidance { contexts: &contexts, scale: 5.0, late_drop: late_drop.unwrap_or(0.0) };
     let shape = [sampler.model.vae.z_dim(), 2, 4, 4];
     let mut latent = standard_normal(0, 0, shape.iter().product());
-    let mut scheduler = sampler.model.scheduler.build(2).expect("a scheduler");
+    let mut scheduler =
+        sampler.model.scheduler.build(2, StepNoise::Seeded(0)).expect("a scheduler");
     sampler
         .denoise(
             transformer,

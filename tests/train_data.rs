@@ -481,9 +481,9 @@ fn prompts_become_the_latents_that_sampling_ends_with() {
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
         let guidance = Guidance { contexts: &contexts, scale: 3.0, late_drop: 0.0 };
-        let mut latent =
-            standard_normal(entry.seed.expect("a seed"), 0, entry.shape.iter().product());
-        let mut scheduler = settings.sampling.build_scheduler(&model).expect("a scheduler");
+        let seed = entry.seed.expect("a seed");
+        let mut latent = standard_normal(seed, 0, entry.shape.iter().product());
+        let mut scheduler = settings.sampling.build_scheduler(&model, seed).expect("a scheduler");
         let place = (latent.as_mut_slice(), entry.shape);
         sampler
             .denoise(&*transformer, &guidance, scheduler.as_mut(), place, progress)

@@ -5,6 +5,7 @@ use super::sample::read;
 use crate::models::{Denoiser, TextContext};
 use crate::nn::Trace;
 use burn::tensor::Tensor;
+use std::f64::consts::PI;
 
 /// Classifier-free guidance: the prompt's context and, behind it, the negative prompt's.
 #[derive(Debug)]
@@ -55,9 +56,31 @@ pub fn guided_steps(steps: usize, late_drop: f64) -> usize {
     steps.saturating_sub((steps as f64 * late_drop).round() as usize)
 }
 
+/// The guidance scale of one step under CogVideoX's dynamic guidance,
+/// `1 + scale · (1 − cos(π·((steps − timestep)/steps)⁵))/2`.
+///
+/// `timestep` is what the transformer is told (0 … 999) and not the number of the step, as in
+/// `pipeline_cogvideox.py` of diffusers: the angle is some 10¹⁰ and its cosine a matter of the last
+/// bits, so power and cosine are those of one library on every platform.
+pub fn dynamic_guidance_scale(scale: f64, steps: usize, timestep: f64) -> f64 {
+    let steps = steps as f64;
+    let angle = PI * libm::pow((steps - timestep) / steps, 5.0);
+    1.0 + scale * (1.0 - libm::cos(angle)) / 2.0
+}
+
 #[cfg(test)]
 mod tests {
-    use super::guided_steps;
+    use super::{dynamic_guidance_scale, guided_steps};
+
+    #[test]
+    fn dynamic_guidance_is_between_one_and_its_scale_beyond() {
+        assert_eq!(dynamic_guidance_scale(6.0, 50, 50.0), 1.0);
+        assert!((dynamic_guidance_scale(6.0, 50, 0.0) - 7.0).abs() < 1e-12);
+        for timestep in 0..1000 {
+            let scale = dynamic_guidance_scale(6.0, 50, f64::from(timestep));
+            assert!((1.0..=7.0).contains(&scale), "{scale} at {timestep}");
+        }
+    }
 
     #[test]
     fn a_share_of_the_last_steps_is_not_guided() {

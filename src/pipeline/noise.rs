@@ -31,6 +31,37 @@ pub fn standard_normal(seed: u64, stream: u32, len: usize) -> Vec<f32> {
     values
 }
 
+/// The noise that a scheduler adds at its steps, for those schedulers that do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepNoise {
+    /// That of a seed: step `i` takes stream `i + 1` of [`standard_normal`].
+    Seeded(u64),
+    /// Numbers from elsewhere, one list per step.
+    Given(Vec<Vec<f32>>),
+}
+
+impl StepNoise {
+    /// The `len` numbers of step `step`.
+    ///
+    /// # Panics
+    ///
+    /// If given numbers are not of that many steps or not of that length.
+    #[must_use]
+    pub fn of_step(&self, step: usize, len: usize) -> Vec<f32> {
+        match self {
+            Self::Seeded(seed) => {
+                let stream = u32::try_from(step + 1).expect("a run has fewer than 2^32 steps");
+                standard_normal(*seed, stream, len)
+            }
+            Self::Given(steps) => {
+                let noise = steps.get(step).unwrap_or_else(|| panic!("no noise for step {step}"));
+                assert_eq!(noise.len(), len, "length of the noise of step {step}");
+                noise.clone()
+            }
+        }
+    }
+}
+
 /// Two normal numbers from one block of words.
 fn normal_pair([a, b, c, d]: [u32; 4]) -> [f32; 2] {
     const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;

@@ -144,7 +144,7 @@ impl Sampler<'_> {
     ) -> Result<Vec<f32>, PipelineError> {
         let shape = settings.sampled_shape(self.model);
         let mut latent = standard_normal(seed, 0, shape.iter().product());
-        let mut scheduler = settings.build_scheduler(self.model)?;
+        let mut scheduler = settings.build_scheduler(self.model, seed)?;
         let guidance = settings.guidance(contexts);
         self.denoise(transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)?;
         Ok(last_frames(latent, shape, settings.latent_shape(self.model)[1]))

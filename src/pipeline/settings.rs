@@ -3,6 +3,7 @@
 use super::PipelineError;
 use super::guidance::{Guidance, guided_steps};
 use super::model::VideoModel;
+use super::noise::StepNoise;
 use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
 use crate::models::{TextContext, Tiling};
 use crate::nn::AttentionPrecision;
@@ -82,29 +83,37 @@ impl SampleSettings {
             let value = self.late_guidance_drop;
             return Err(setting(format!("--late-guidance-drop: {value} is no share from 0 to 1")));
         }
-        match self.build_scheduler(model) {
-            Err(PipelineError::Scheduler(err @ SchedulerError::Steps { .. })) => {
-                Err(setting(format!("--steps: {err}")))
+        match self.build_scheduler(model, self.seed) {
+            Err(PipelineError::Scheduler(err)) => {
+                let flag = match &err {
+                    SchedulerError::Steps { .. } => "--steps",
+                    SchedulerError::Unsupported { key, .. } if key == "scheduler" => "--scheduler",
+                    _ => "--flow-shift",
+                };
+                Err(setting(format!("{flag}: {err}")))
             }
-            Err(PipelineError::Scheduler(err)) => Err(setting(format!("--flow-shift: {err}"))),
             other => other.map(drop),
         }
     }
 
-    /// The scheduler of the run.
+    /// The scheduler of a run with this `seed`.
     ///
     /// # Errors
     ///
-    /// If the number of steps or the shift is impossible.
-    pub fn build_scheduler(&self, model: &VideoModel) -> Result<Box<dyn Scheduler>, PipelineError> {
+    /// If the scheduler, the number of steps or the shift is impossible.
+    pub fn build_scheduler(
+        &self,
+        model: &VideoModel,
+        seed: u64,
+    ) -> Result<Box<dyn Scheduler>, PipelineError> {
         let mut config = model.scheduler.clone();
         if let Some(kind) = self.scheduler {
-            config = config.with_kind(kind);
+            config = config.with_kind(kind)?;
         }
         if let Some(shift) = self.flow_shift {
             config = config.with_flow_shift(shift)?;
         }
-        Ok(config.build(self.steps)?)
+        Ok(config.build(self.steps, StepNoise::Seeded(seed))?)
     }
 
     /// `[channels, frames, height, width]` of the video's latent.

@@ -1,13 +1,14 @@
 //! `scheduler_config.json`: what is implemented is read, what is not is an error.
 //!
-//! Missing keys take the defaults of diffusers. Keys that cannot change the result of a flow
-//! schedule (`beta_start`, `timestep_spacing`, …) are ignored.
+//! Missing keys take the defaults of diffusers. Keys that cannot change the result (`beta_start` of
+//! a flow schedule, `clip_sample` of CogVideoX, …) are ignored.
 
-use super::{FlowMatchEuler, Scheduler, SchedulerError, SchedulerKind, UniPc};
-use serde_json::{Map, Value};
-
-/// More noise levels than any model was trained with; a limit against damaged files.
-const MAX_TRAIN_TIMESTEPS: u64 = 1_000_000;
+use super::cogvideox::{CogVideoXConfig, Prediction};
+use super::options::{Options, check_shift};
+use super::{CogVideoXDdim, CogVideoXDpm, FlowMatchEuler, UniPc};
+use super::{Scheduler, SchedulerError, SchedulerKind, unsupported};
+use crate::pipeline::noise::StepNoise;
+use serde_json::Value;
 
 /// How `UniPC` weighs the change of the prediction, `B(h)` of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +44,19 @@ pub struct FlowMatchEulerConfig {
 }
 
 /// Everything about a scheduler but the number of steps.
+///
+/// There are two families, and a model belongs to one: flow matching ([`SchedulerConfig::UniPc`],
+/// [`SchedulerConfig::FlowMatchEuler`]) and the discrete diffusion of CogVideoX.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SchedulerConfig {
     /// `UniPCMultistepScheduler` with flow sigmas.
     UniPc(UniPcConfig),
     /// `FlowMatchEulerDiscreteScheduler`.
     FlowMatchEuler(FlowMatchEulerConfig),
+    /// `CogVideoXDDIMScheduler`.
+    CogVideoXDdim(CogVideoXConfig),
+    /// `CogVideoXDPMScheduler`.
+    CogVideoXDpm(CogVideoXConfig),
 }
 
 impl SchedulerConfig {
@@ -69,6 +77,8 @@ impl SchedulerConfig {
         match SchedulerKind::ALL.into_iter().find(|kind| kind.class_name() == class) {
             Some(SchedulerKind::UniPc) => options.unipc().map(Self::UniPc),
             Some(SchedulerKind::FlowMatchEuler) => options.euler().map(Self::FlowMatchEuler),
+            Some(SchedulerKind::CogVideoXDdim) => options.cogvideox().map(Self::CogVideoXDdim),
+            Some(SchedulerKind::CogVideoXDpm) => options.cogvideox().map(Self::CogVideoXDpm),
             None => {
                 let supported = SchedulerKind::ALL.map(SchedulerKind::class_name).join(", ");
                 Err(unsupported("_class_name", &Value::from(class), supported))
@@ -81,14 +91,25 @@ impl SchedulerConfig {
         match self {
             Self::UniPc(_) => SchedulerKind::UniPc,
             Self::FlowMatchEuler(_) => SchedulerKind::FlowMatchEuler,
+            Self::CogVideoXDdim(_) => SchedulerKind::CogVideoXDdim,
+            Self::CogVideoXDpm(_) => SchedulerKind::CogVideoXDpm,
         }
     }
 
-    /// Shift of the schedule towards noise.
-    pub const fn flow_shift(&self) -> f64 {
+    /// What a model under this scheduler predicts.
+    pub const fn prediction(&self) -> Prediction {
         match self {
-            Self::UniPc(config) => config.flow_shift,
-            Self::FlowMatchEuler(config) => config.shift,
+            Self::UniPc(_) | Self::FlowMatchEuler(_) => Prediction::FlowVelocity,
+            Self::CogVideoXDdim(config) | Self::CogVideoXDpm(config) => config.prediction,
+        }
+    }
+
+    /// Shift of a flow schedule towards noise; `None` for other schedules.
+    pub const fn flow_shift(&self) -> Option<f64> {
+        match self {
+            Self::UniPc(config) => Some(config.flow_shift),
+            Self::FlowMatchEuler(config) => Some(config.shift),
+            Self::CogVideoXDdim(_) | Self::CogVideoXDpm(_) => None,
         }
     }
 
@@ -97,6 +118,7 @@ impl SchedulerConfig {
         match self {
             Self::UniPc(config) => config.num_train_timesteps,
             Self::FlowMatchEuler(config) => config.num_train_timesteps,
+            Self::CogVideoXDdim(config) | Self::CogVideoXDpm(config) => config.num_train_timesteps,
         }
     }
 
@@ -104,43 +126,73 @@ impl SchedulerConfig {
     ///
     /// # Errors
     ///
-    /// If it is not a positive number.
+    /// If it is not a positive number, or the schedule is none of flow matching.
     pub fn with_flow_shift(mut self, flow_shift: f64) -> Result<Self, SchedulerError> {
         check_shift("flow_shift", flow_shift)?;
         match &mut self {
             Self::UniPc(config) => config.flow_shift = flow_shift,
             Self::FlowMatchEuler(config) => config.shift = flow_shift,
+            Self::CogVideoXDdim(_) | Self::CogVideoXDpm(_) => {
+                let supported = "for flow matching; the noise levels of this model are shifted by \
+                                 snr_shift_scale in its scheduler_config.json";
+                return Err(unsupported("flow_shift", &Value::from(flow_shift), supported));
+            }
         }
         Ok(self)
     }
 
-    /// The same shift and training length for another scheduler, whose own options are the
-    /// defaults; unchanged if it is of that kind already.
-    #[must_use]
-    pub fn with_kind(self, kind: SchedulerKind) -> Self {
-        let (num_train_timesteps, shift) = (self.num_train_timesteps(), self.flow_shift());
-        match kind {
-            _ if kind == self.kind() => self,
-            SchedulerKind::UniPc => Self::UniPc(UniPcConfig {
-                num_train_timesteps,
-                flow_shift: shift,
+    /// The same schedule for another scheduler of its family, whose own options are the defaults;
+    /// unchanged if it is of that kind already.
+    ///
+    /// # Errors
+    ///
+    /// If `kind` belongs to the other family: the model was trained for other noise levels.
+    pub fn with_kind(self, kind: SchedulerKind) -> Result<Self, SchedulerError> {
+        Ok(match (self, kind) {
+            (same, kind) if kind == same.kind() => same,
+            (Self::FlowMatchEuler(config), SchedulerKind::UniPc) => Self::UniPc(UniPcConfig {
+                num_train_timesteps: config.num_train_timesteps,
+                flow_shift: config.shift,
                 solver_order: 2,
                 solver_type: SolverType::Bh2,
                 disable_corrector: Vec::new(),
             }),
-            SchedulerKind::FlowMatchEuler => {
-                Self::FlowMatchEuler(FlowMatchEulerConfig { num_train_timesteps, shift })
+            (Self::UniPc(config), SchedulerKind::FlowMatchEuler) => {
+                Self::FlowMatchEuler(FlowMatchEulerConfig {
+                    num_train_timesteps: config.num_train_timesteps,
+                    shift: config.flow_shift,
+                })
             }
-        }
+            (Self::CogVideoXDdim(config), SchedulerKind::CogVideoXDpm) => {
+                Self::CogVideoXDpm(config)
+            }
+            (Self::CogVideoXDpm(config), SchedulerKind::CogVideoXDdim) => {
+                Self::CogVideoXDdim(config)
+            }
+            (other, kind) => {
+                return Err(SchedulerError::Unsupported {
+                    key: "scheduler".into(),
+                    value: kind.to_string(),
+                    supported: match other.flow_shift() {
+                        Some(_) => "unipc, euler with this model".into(),
+                        None => "ddim, dpm with this model".into(),
+                    },
+                });
+            }
+        })
     }
 
-    /// A scheduler for a run of `steps` steps.
+    /// A scheduler for a run of `steps` steps; one that adds noise takes it from `noise`.
     ///
     /// # Errors
     ///
-    /// If `steps` is 0 or more than [`SchedulerConfig::num_train_timesteps`], or if the shift is so
+    /// If `steps` is 0 or more than [`SchedulerConfig::num_train_timesteps`], or if a shift is so
     /// extreme that neighboring noise levels are the same number.
-    pub fn build(&self, steps: usize) -> Result<Box<dyn Scheduler>, SchedulerError> {
+    pub fn build(
+        &self,
+        steps: usize,
+        noise: StepNoise,
+    ) -> Result<Box<dyn Scheduler>, SchedulerError> {
         let max = self.num_train_timesteps();
         if steps == 0 || steps > max {
             return Err(SchedulerError::Steps { steps, max });
@@ -148,129 +200,14 @@ impl SchedulerConfig {
         let scheduler: Box<dyn Scheduler> = match self {
             Self::UniPc(config) => Box::new(UniPc::new(config, steps)),
             Self::FlowMatchEuler(config) => Box::new(FlowMatchEuler::new(config, steps)),
+            Self::CogVideoXDdim(config) => Box::new(CogVideoXDdim::new(config, steps)?),
+            Self::CogVideoXDpm(config) => Box::new(CogVideoXDpm::new(config, steps, noise)?),
         };
+        let Some(flow_shift) = self.flow_shift() else { return Ok(scheduler) };
         if !scheduler.sigmas().is_sorted_by(|noisier, cleaner| noisier > cleaner) {
             let supported = format!("values that keep {steps} noise levels apart");
-            return Err(unsupported("flow_shift", &Value::from(self.flow_shift()), supported));
+            return Err(unsupported("flow_shift", &Value::from(flow_shift), supported));
         }
         Ok(scheduler)
-    }
-}
-
-/// The entries of the configuration, with checked access.
-struct Options<'a>(&'a Map<String, Value>);
-
-impl Options<'_> {
-    fn unipc(&self) -> Result<UniPcConfig, SchedulerError> {
-        self.require("prediction_type", Value::from("epsilon"), Value::from("flow_prediction"))?;
-        self.require("use_flow_sigmas", Value::from(false), Value::from(true))?;
-        self.require("predict_x0", Value::from(true), Value::from(true))?;
-        self.require("lower_order_final", Value::from(true), Value::from(true))?;
-        self.require("final_sigmas_type", Value::from("zero"), Value::from("zero"))?;
-        self.require("thresholding", Value::from(false), Value::from(false))?;
-        self.require("solver_p", Value::Null, Value::Null)?;
-        self.require_plain_schedule()?;
-        let solver_type = match self.0.get("solver_type") {
-            None => SolverType::Bh2,
-            Some(value) => match value.as_str() {
-                Some("bh1") => SolverType::Bh1,
-                // diffusers takes the names of other schedulers' solvers for bh2
-                Some("bh2" | "midpoint" | "heun" | "logrho") => SolverType::Bh2,
-                _ => return Err(unsupported("solver_type", value, "\"bh1\" and \"bh2\"")),
-            },
-        };
-        Ok(UniPcConfig {
-            num_train_timesteps: self.num_train_timesteps()?,
-            flow_shift: self.shift("flow_shift")?,
-            solver_order: self.integer("solver_order", 2, 1..=3)?,
-            solver_type,
-            disable_corrector: self.disable_corrector()?,
-        })
-    }
-
-    fn euler(&self) -> Result<FlowMatchEulerConfig, SchedulerError> {
-        self.require("invert_sigmas", Value::from(false), Value::from(false))?;
-        self.require("stochastic_sampling", Value::from(false), Value::from(false))?;
-        self.require_plain_schedule()?;
-        Ok(FlowMatchEulerConfig {
-            num_train_timesteps: self.num_train_timesteps()?,
-            shift: self.shift("shift")?,
-        })
-    }
-
-    /// Nothing but the constant shift may bend the schedule.
-    fn require_plain_schedule(&self) -> Result<(), SchedulerError> {
-        for key in [
-            "use_dynamic_shifting",
-            "use_karras_sigmas",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-        ] {
-            self.require(key, Value::from(false), Value::from(false))?;
-        }
-        self.require("shift_terminal", Value::Null, Value::Null)
-    }
-
-    /// Accepts `supported` as the only value of `key`.
-    fn require(&self, key: &str, default: Value, supported: Value) -> Result<(), SchedulerError> {
-        let value = self.0.get(key).unwrap_or(&default);
-        if *value == supported { Ok(()) } else { Err(unsupported(key, value, supported)) }
-    }
-
-    fn integer(
-        &self,
-        key: &str,
-        default: u64,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<usize, SchedulerError> {
-        let Some(value) = self.0.get(key) else { return Ok(default as usize) };
-        value
-            .as_u64()
-            .filter(|number| range.contains(number))
-            .map(|number| number as usize)
-            .ok_or_else(|| {
-                unsupported(
-                    key,
-                    value,
-                    format!("whole numbers from {} to {}", range.start(), range.end()),
-                )
-            })
-    }
-
-    fn num_train_timesteps(&self) -> Result<usize, SchedulerError> {
-        self.integer("num_train_timesteps", 1000, 1..=MAX_TRAIN_TIMESTEPS)
-    }
-
-    fn shift(&self, key: &str) -> Result<f64, SchedulerError> {
-        let Some(value) = self.0.get(key) else { return Ok(1.0) };
-        let shift = value.as_f64().ok_or_else(|| unsupported(key, value, POSITIVE))?;
-        check_shift(key, shift)?;
-        Ok(shift)
-    }
-
-    fn disable_corrector(&self) -> Result<Vec<usize>, SchedulerError> {
-        let Some(value) = self.0.get("disable_corrector") else { return Ok(Vec::new()) };
-        let indices = value.as_array().and_then(|list| {
-            list.iter().map(|index| usize::try_from(index.as_u64()?).ok()).collect()
-        });
-        indices.ok_or_else(|| unsupported("disable_corrector", value, "a list of step indices"))
-    }
-}
-
-const POSITIVE: &str = "positive numbers";
-
-fn check_shift(key: &str, shift: f64) -> Result<(), SchedulerError> {
-    if shift.is_finite() && shift > 0.0 {
-        return Ok(());
-    }
-    let value = shift.to_string();
-    Err(SchedulerError::Unsupported { key: key.into(), value, supported: POSITIVE.into() })
-}
-
-fn unsupported(key: &str, value: &Value, supported: impl ToString) -> SchedulerError {
-    SchedulerError::Unsupported {
-        key: key.into(),
-        value: value.to_string(),
-        supported: supported.to_string(),
     }
 }

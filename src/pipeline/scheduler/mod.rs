@@ -1,20 +1,30 @@
 //! Schedulers: which noise levels a sampling run visits, and how a sample moves between them.
 //!
 //! The flow-matching family of Wan: a sample at noise level `σ` is `x = (1 − σ)·x₀ + σ·noise`, and
-//! the model predicts the velocity `v = noise − x₀`, so `x₀ = x − σ·v`.
+//! the model predicts the velocity `v = noise − x₀`, so `x₀ = x − σ·v`. The discrete diffusion of
+//! CogVideoX: `x = √ᾱ·x₀ + √(1 − ᾱ)·noise`, of which `σ = √(1 − ᾱ)` is the noise level here; see
+//! [`NoiseLevels`]. A sample starts as standard normal noise in both.
 //!
 //! A [`SchedulerConfig`] is read from `scheduler/scheduler_config.json`, may be adjusted, and
 //! builds a [`Scheduler`] for a number of steps. Samples are f32 slices on the host: a step costs a
 //! few passes over the latent, nothing beside one evaluation of the transformer.
 
+mod cogvideox;
+mod cogvideox_ddim;
+mod cogvideox_dpm;
 mod config;
 mod flow_match_euler;
+mod options;
 mod unipc;
 
+pub use cogvideox::{CogVideoXConfig, NoiseLevels, Prediction, TimestepSpacing};
+pub use cogvideox_ddim::CogVideoXDdim;
+pub use cogvideox_dpm::CogVideoXDpm;
 pub use config::{FlowMatchEulerConfig, SchedulerConfig, SolverType, UniPcConfig};
 pub use flow_match_euler::FlowMatchEuler;
 pub use unipc::UniPc;
 
+use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
 
@@ -55,17 +65,24 @@ pub enum SchedulerKind {
     UniPc,
     /// `euler`: one first-order step per evaluation.
     FlowMatchEuler,
+    /// `ddim`: deterministic first-order steps, what CogVideoX-2B asks for.
+    CogVideoXDdim,
+    /// `dpm`: second-order steps with fresh noise, what the larger CogVideoX models ask for.
+    CogVideoXDpm,
 }
 
 impl SchedulerKind {
     /// Every kind, in the order shown to users.
-    pub const ALL: [Self; 2] = [Self::UniPc, Self::FlowMatchEuler];
+    pub const ALL: [Self; 4] =
+        [Self::UniPc, Self::FlowMatchEuler, Self::CogVideoXDdim, Self::CogVideoXDpm];
 
     /// The name users give it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::UniPc => "unipc",
             Self::FlowMatchEuler => "euler",
+            Self::CogVideoXDdim => "ddim",
+            Self::CogVideoXDpm => "dpm",
         }
     }
 
@@ -74,6 +91,8 @@ impl SchedulerKind {
         match self {
             Self::UniPc => "UniPCMultistepScheduler",
             Self::FlowMatchEuler => "FlowMatchEulerDiscreteScheduler",
+            Self::CogVideoXDdim => "CogVideoXDDIMScheduler",
+            Self::CogVideoXDpm => "CogVideoXDPMScheduler",
         }
     }
 }
@@ -105,14 +124,14 @@ pub trait Scheduler: fmt::Debug + Send {
     /// What the transformer is told before each step, `[steps]`, from noise to data.
     fn timesteps(&self) -> &[f32];
 
-    /// Noise levels, `[steps + 1]`; the last one is 0.
+    /// Noise levels, `[steps + 1]`; the last one, where the run ends, is 0 or nearly so.
     fn sigmas(&self) -> &[f32];
 
     /// Moves `sample` from the current noise level to the next one.
     ///
-    /// `model_output` is the velocity that the transformer predicts for `sample`; both are of the
-    /// same length, in the same layout, which is up to the caller. A sample starts as standard
-    /// normal noise.
+    /// `model_output` is what the transformer predicts for `sample`, of the kind that
+    /// [`SchedulerConfig::prediction`] says; both are of the same length, in the same layout, which
+    /// is up to the caller. A sample starts as standard normal noise.
     ///
     /// # Panics
     ///
@@ -133,7 +152,16 @@ fn shifted(shift: f64, sigma: f64) -> f64 {
     shift * sigma / (1.0 + (shift - 1.0) * sigma)
 }
 
-/// Checks what both schedulers require of the arguments of a step.
+/// The error that `value` of `key` is not among what is `supported`.
+fn unsupported(key: &str, value: &Value, supported: impl ToString) -> SchedulerError {
+    SchedulerError::Unsupported {
+        key: key.into(),
+        value: value.to_string(),
+        supported: supported.to_string(),
+    }
+}
+
+/// Checks what all schedulers require of the arguments of a step.
 #[track_caller]
 fn check_step(step_index: usize, steps: usize, model_output: &[f32], sample: &[f32]) {
     assert!(step_index < steps, "step {step_index} of a run of {steps} steps");
