@@ -34,6 +34,8 @@ pub mod fake_quantize_tokens;
 pub mod fake_quantize_tokens_backward;
 pub mod fake_quantize_weight;
 pub mod fake_quantize_weight_backward;
+pub mod group_moments;
+pub mod group_norm;
 pub mod head_norm_rope;
 mod launch;
 pub mod layer_norm;
@@ -156,6 +158,8 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<conv3d_backward_weight::Conv3dBackwardWeight>();
     visitor.visit::<conv3d_tile::Conv3dTile>();
     visitor.visit::<dequantize_weight::DequantizeWeight>();
+    visitor.visit::<group_moments::GroupMoments>();
+    visitor.visit::<group_norm::GroupNorm>();
     visitor.visit::<head_norm_rope::HeadNormRope>();
     visitor.visit::<layer_norm::LayerNorm>();
     visitor.visit::<layer_norm_quantize::LayerNormQuantize>();

@@ -9,6 +9,7 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod full_linear;
+mod group_norm;
 mod head_norm;
 mod host_linear;
 mod host_weights;
@@ -27,6 +28,7 @@ pub use attention::{AttentionPrecision, KeysValues, MAX_HEAD_DIM, MultiHeadAtten
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv3d, ConvShape};
 pub use full_linear::FullLinear;
+pub use group_norm::{ChunkPlace, FrameModulation, GroupNorm};
 pub use head_norm::HeadNorm;
 pub use host_weights::HostWeights;
 pub use limits::{Limits, map_token_chunks};

@@ -28,6 +28,8 @@ mod fake_quantize_tokens_backward;
 mod fake_quantize_weight;
 mod fake_quantize_weight_backward;
 mod folded_grids;
+mod group_moments;
+mod group_norm;
 mod head_norm_rope;
 mod layer_norm;
 mod layer_norm_quantize;
