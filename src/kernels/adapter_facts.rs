@@ -21,6 +21,8 @@ pub struct AdapterFacts {
     pub matrix_size: u32,
     /// Workgroup memory, bytes.
     pub workgroup_memory_bytes: u32,
+    /// Most f32 values in one tensor; zero if unknown.
+    pub max_elements: usize,
 }
 
 impl AdapterFacts {

@@ -149,7 +149,13 @@ impl Adapter {
             subgroup_sizes: if self.has_subgroups { self.subgroup_sizes } else { [0, 0] },
             matrix_size: self.matrix_size(),
             workgroup_memory_bytes: self.workgroup_memory_bytes,
+            max_elements: self.max_elements(),
         }
+    }
+
+    /// Largest number of f32 values in one tensor.
+    fn max_elements(&self) -> usize {
+        addressable(self.max_binding_bytes.min(self.max_buffer_bytes))
     }
 
     /// The largest size of its matrix units that shaders can name, with f16 factors and f32 sums.
@@ -238,13 +244,13 @@ impl OpenDevice {
 
     /// Largest number of f32 values in one tensor.
     pub fn max_elements(&self) -> usize {
-        let bytes = self
-            .adapter
-            .as_ref()
-            .map_or(u64::MAX, |adapter| adapter.max_binding_bytes.min(adapter.max_buffer_bytes));
-        // The kernels index with u32.
-        usize::try_from((bytes / 4).min(u64::from(u32::MAX / 4))).unwrap_or(usize::MAX)
+        self.adapter.as_ref().map_or_else(|| addressable(u64::MAX), Adapter::max_elements)
     }
+}
+
+/// The f32 values in so many bytes that kernels can address: they index with u32.
+fn addressable(bytes: u64) -> usize {
+    usize::try_from((bytes / 4).min(u64::from(u32::MAX / 4))).unwrap_or(usize::MAX)
 }
 
 /// Chooses, opens and tests a device; `backend` narrows the choice to one of [`BACKENDS`].

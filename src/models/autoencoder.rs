@@ -49,6 +49,9 @@ pub trait AutoencoderConfig: Debug + Send + Sync {
     /// Elements of the largest tensor while encoding a video of that size.
     fn largest_encode_elements(&self, frames: usize, height: usize, width: usize) -> u64;
 
+    /// The tiles that the reference cuts large frames into.
+    fn standard_tiling(&self) -> Tiling;
+
     /// The decoding half; nothing else is read.
     ///
     /// # Errors
@@ -102,6 +105,28 @@ pub trait Encoder: Debug + Send + Sync {
     ///
     /// If the video has not 3 channels.
     fn encode_normalized(&self, video: Tensor<4>) -> Result<Tensor<4>, AutoencoderError>;
+}
+
+/// Mean and logarithm of the variance of the latents, not normalized.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// `[2·z_dim, latent frames, height / factor, width / factor]`: mean, then log-variance, not
+    /// clamped.
+    pub values: Tensor<4>,
+}
+
+impl Moments {
+    /// The mean, `[z_dim, latent frames, height / factor, width / factor]`.
+    pub fn mean(&self) -> Tensor<4> {
+        let z_dim = self.values.dims()[0] / 2;
+        self.values.clone().narrow(0, 0, z_dim)
+    }
+
+    /// The logarithm of the variance, of the shape of the mean.
+    pub fn log_variance(&self) -> Tensor<4> {
+        let z_dim = self.values.dims()[0] / 2;
+        self.values.clone().narrow(0, z_dim, z_dim)
+    }
 }
 
 /// Why an autoencoder could not be loaded or used.

@@ -43,6 +43,13 @@ impl Slot {
         !std::mem::replace(&mut self.passed, true)
     }
 
+    /// The last input frames of the chunks before, or at the start the first frame of `x` repeated:
+    /// `[channels, 2, height, width]`.
+    pub(super) fn history_or_first(&mut self, x: &Tensor<4>) -> Tensor<4> {
+        let first = || Tensor::cat(vec![x.clone().narrow(1, 0, 1); HISTORY_FRAMES], 1);
+        self.history.get_or_insert_with(first).clone()
+    }
+
     /// The last input frames of the chunks before, `[channels, 1 or 2, height, width]`.
     pub(super) fn history(&self) -> Option<Tensor<4>> {
         self.history.clone()

@@ -7,16 +7,21 @@
 
 pub mod autoencoder;
 mod blocks;
+mod causal_cache;
 pub mod cogvideox;
+pub mod cogvideox_vae;
+mod decode_ops;
 pub mod denoiser;
 mod family;
 mod fields;
 pub mod t5;
+mod tiles;
 mod tiling;
 pub mod wan;
 pub mod wan_vae;
 
-pub use autoencoder::{AutoencoderConfig, AutoencoderError, Decoder, Encoder};
+pub use autoencoder::{AutoencoderConfig, AutoencoderError, Decoder, Encoder, Moments};
+pub use decode_ops::DecodeOps;
 pub use denoiser::{Denoiser, DenoiserConfig, TextContext, TimestepContext};
 pub use family::{Family, FamilyFacts, PublishedModel};
 pub use tiling::Tiling;

@@ -15,9 +15,42 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    /// Tiles of 256×256 pixels, 192 apart (both rounded down to whole latents).
+    /// The tiles of the autoencoder's reference.
     pub fn standard(config: &dyn AutoencoderConfig) -> Self {
-        Self::of_pixels(config, 256, 192)
+        config.standard_tiling()
+    }
+
+    /// Tiles of `size` pixels that share a part `overlap` of their size with the next ones,
+    /// `[height, width]` each; the stride is rounded down to whole latents.
+    ///
+    /// # Errors
+    ///
+    /// If a size is no multiple of the pixels per latent, or what is shared is not the same in
+    /// pixels and in latents.
+    pub fn overlapping(
+        config: &dyn AutoencoderConfig,
+        size: [usize; 2],
+        overlap: [f64; 2],
+    ) -> Result<Self, ConfigError> {
+        let factor = config.spatial_factor();
+        let names = ["tile_overlap_factor_height", "tile_overlap_factor_width"];
+        let mut stride = [0; 2];
+        for axis in [0, 1] {
+            let (pixels, share) = (size[axis], overlap[axis]);
+            stride[axis] = ((pixels / factor) as f64 * (1.0 - share)) as usize * factor;
+            let shared = (pixels as f64 * share) as usize;
+            if pixels.is_multiple_of(factor)
+                && (stride[axis] == 0 || stride[axis] + shared != pixels)
+            {
+                let expected = "expected a part of the tile that is a whole number of latents";
+                return Err(ConfigError {
+                    field: names[axis],
+                    actual: share.to_string(),
+                    expected,
+                });
+            }
+        }
+        Self::new(config, size, stride)
     }
 
     /// Tiles of `size` pixels, `stride` pixels apart, `[height, width]` each.
@@ -75,7 +108,8 @@ impl Tiling {
         fitting.or(candidates.last()).copied()
     }
 
-    fn of_pixels(config: &dyn AutoencoderConfig, size: usize, stride: usize) -> Self {
+    /// Square tiles, size and stride rounded down to whole latents.
+    pub(super) fn of_pixels(config: &dyn AutoencoderConfig, size: usize, stride: usize) -> Self {
         let factor = config.spatial_factor();
         let latents = |pixels: usize| [(pixels / factor).max(1); 2];
         Self { size: latents(size), stride: latents(stride), factor }

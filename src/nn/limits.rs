@@ -1,6 +1,7 @@
 //! How large a tensor may become, and token-wise work in pieces below that.
 
-use burn::tensor::Tensor;
+use crate::kernels::AdapterFacts;
+use burn::tensor::{Device, Tensor};
 
 pub(super) use crate::kernels::MAX_DISPATCH_OPS;
 
@@ -19,6 +20,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What `device` can bind: the default for one that does not tell, such as the CPU.
+    pub fn of(device: &Device) -> Self {
+        match AdapterFacts::of(device).max_elements {
+            0 => Self::default(),
+            max_elements => Self { max_elements },
+        }
+    }
+
     /// Most tokens of a `[tokens, dim]` tensor, at least one.
     pub fn tokens(self, dim: usize) -> usize {
         (self.max_elements / dim.max(1)).max(1)

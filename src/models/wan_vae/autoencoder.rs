@@ -3,7 +3,7 @@
 use super::{
     WanVaeConfig, WanVaeDecoder, WanVaeEncoder, decode_peak_bytes, largest_tensor_elements,
 };
-use crate::models::{AutoencoderConfig, AutoencoderError, ConfigError, Decoder, Encoder};
+use crate::models::{AutoencoderConfig, AutoencoderError, ConfigError, Decoder, Encoder, Tiling};
 use crate::nn::Weights;
 
 impl AutoencoderConfig for WanVaeConfig {
@@ -59,6 +59,11 @@ impl AutoencoderConfig for WanVaeConfig {
             product([widest, chunk, height >> level, width >> level])
         });
         levels.fold(product([3, frames, height, width]), u64::max)
+    }
+
+    /// Tiles of 256×256 pixels, 192 apart (both rounded down to whole latents).
+    fn standard_tiling(&self) -> Tiling {
+        Tiling::of_pixels(self, 256, 192)
     }
 
     fn load_decoder(&self, weights: &Weights<'_>) -> Result<Box<dyn Decoder>, AutoencoderError> {

@@ -1,11 +1,11 @@
 //! Latents to video.
 
-use super::cache::Cache;
 use super::config::Level;
 use super::layers::{CausalConv, MidBlock, ResBlock, Upsample, load_pointwise};
-use super::tiles::decode_tiles;
 use super::{Trace, WanVaeConfig};
 use crate::models::autoencoder::VideoSink;
+use crate::models::causal_cache::Cache;
+use crate::models::tiles::{TileSource, decode_tiles};
 use crate::models::{AutoencoderError, Decoder, Tiling};
 use crate::nn::{ChannelNorm, Conv3d, WeightError, Weights};
 use burn::tensor::{Device, Tensor};
@@ -65,10 +65,6 @@ impl WanVaeDecoder {
         &self.config
     }
 
-    pub(super) fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// A decoder that takes one latent frame after the other.
     pub fn stream(&self) -> DecodeStream<'_> {
         DecodeStream { decoder: self, cache: Cache::default() }
@@ -95,15 +91,13 @@ impl WanVaeDecoder {
         tiling: Option<Tiling>,
         sink: &mut VideoSink<'_>,
     ) -> Result<(), AutoencoderError> {
-        let [_, frames, height, width] = latent.dims();
+        let [_, _, height, width] = latent.dims();
         match tiling {
             Some(tiling) if tiling.splits(height, width) => {
                 decode_tiles(self, &latent, tiling, sink)
             }
             _ => {
-                let mut stream = self.stream();
-                let _ = (0..frames)
-                    .try_for_each(|frame| sink(stream.decode(latent.clone().narrow(1, frame, 1))));
+                let _ = self.decode_chunks(&latent, &mut |chunk| sink(self.finish(chunk)));
                 Ok(())
             }
         }
@@ -146,6 +140,29 @@ impl WanVaeDecoder {
     }
 }
 
+impl TileSource for WanVaeDecoder {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn chunk_frames(&self, latent_frames: usize) -> Vec<usize> {
+        let later = self.config.temporal_factor();
+        (0..latent_frames).map(|frame| if frame == 0 { 1 } else { later }).collect()
+    }
+
+    fn decode_chunks(&self, latent: &Tensor<4>, sink: &mut VideoSink<'_>) -> ControlFlow<()> {
+        let mut stream = self.stream();
+        (0..latent.dims()[1]).try_for_each(|frame| {
+            let latent = latent.clone().narrow(1, frame, 1);
+            sink(stream.decode_unclamped(latent, &mut |_, _| {}))
+        })
+    }
+
+    fn finish(&self, video: Tensor<4>) -> Tensor<4> {
+        video.clamp(-1.0, 1.0)
+    }
+}
+
 impl Decoder for WanVaeDecoder {
     fn decode(
         &self,
@@ -181,14 +198,10 @@ impl DecodeStream<'_> {
     ///
     /// As [`DecodeStream::decode`].
     pub fn decode_traced(&mut self, latent: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
-        self.decode_unclamped(latent, trace).clamp(-1.0, 1.0)
+        self.decoder.finish(self.decode_unclamped(latent, trace))
     }
 
-    pub(super) fn decode_unclamped(
-        &mut self,
-        latent: Tensor<4>,
-        trace: &mut Trace<'_>,
-    ) -> Tensor<4> {
+    fn decode_unclamped(&mut self, latent: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
         self.decoder.forward(latent, &mut self.cache, trace)
     }
 }

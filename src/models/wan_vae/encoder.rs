@@ -1,10 +1,10 @@
 //! Video to latents.
 
-use super::cache::Cache;
 use super::decoder::per_channel;
 use super::layers::{CausalConv, Downsample, MidBlock, ResBlock, load_pointwise};
 use super::{Trace, WanVaeConfig};
-use crate::models::{AutoencoderError, Encoder};
+use crate::models::causal_cache::Cache;
+use crate::models::{AutoencoderError, Encoder, Moments};
 use crate::nn::{ChannelNorm, Conv3d, Weights};
 use burn::tensor::Tensor;
 
@@ -29,27 +29,6 @@ pub struct WanVaeEncoder {
 enum DownBlock {
     Res(Box<ResBlock>),
     Downsample(Box<Downsample>),
-}
-
-/// Mean and logarithm of the variance of the latents, not normalized.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    /// `[2·z_dim, latent frames, height / 8, width / 8]`: mean, then log-variance, not clamped.
-    pub values: Tensor<4>,
-}
-
-impl Moments {
-    /// The mean, `[z_dim, latent frames, height / 8, width / 8]`.
-    pub fn mean(&self) -> Tensor<4> {
-        let z_dim = self.values.dims()[0] / 2;
-        self.values.clone().narrow(0, 0, z_dim)
-    }
-
-    /// The logarithm of the variance, of the shape of the mean.
-    pub fn log_variance(&self) -> Tensor<4> {
-        let z_dim = self.values.dims()[0] / 2;
-        self.values.clone().narrow(0, z_dim, z_dim)
-    }
 }
 
 impl WanVaeEncoder {

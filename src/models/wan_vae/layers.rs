@@ -1,7 +1,7 @@
 //! The parts that encoder and decoder share; tensors are `[channels, frames, height, width]`.
 
-use super::cache::Cache;
 use super::config::Resampled;
+use crate::models::causal_cache::Cache;
 use crate::nn::{
     ChannelNorm, Conv3d, ConvShape, KeysValues, MultiHeadAttention, WeightError, Weights,
 };

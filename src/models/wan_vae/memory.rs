@@ -1,7 +1,7 @@
 //! What decoding needs, by walking through the layers with sizes instead of tensors.
 
 use super::WanVaeConfig;
-use super::cache::HISTORY_FRAMES;
+use crate::models::causal_cache::HISTORY_FRAMES;
 
 /// Bytes of the f32 tensors that live at the fullest moment of decoding a latent of
 /// `latent_height × latent_width`, without the parameters and the latent itself.

@@ -10,16 +10,14 @@
 //! | file | what |
 //! |---|---|
 //! | `config` | `vae/config.json`, channels per block |
-//! | `layers`, `cache` | blocks, and what they remember between chunks |
+//! | `layers` | blocks; what they remember between chunks is in `causal_cache` |
 //! | `decoder`, `encoder` | the two halves, loaded separately |
-//! | `tiles` | decoding large frames in overlapping tiles |
 //! | `shapes`, `memory`, `ops` | names of all parameters; what decoding needs and does |
 //! | `autoencoder` | what the rest of the program asks of any autoencoder |
 //!
 //! Reference: `AutoencoderKLWan` of diffusers 0.42.
 
 mod autoencoder;
-mod cache;
 mod config;
 mod decoder;
 mod encoder;
@@ -27,13 +25,12 @@ mod layers;
 mod memory;
 mod ops;
 mod shapes;
-mod tiles;
 
 pub use config::WanVaeConfig;
 pub use decoder::{DecodeStream, WanVaeDecoder};
-pub use encoder::{Moments, WanVaeEncoder};
+pub use encoder::WanVaeEncoder;
 pub use memory::{decode_peak_bytes, largest_tensor_elements};
-pub use ops::{DecodeOps, decode_ops};
+pub use ops::decode_ops;
 
 use burn::tensor::Tensor;
 

@@ -1,28 +1,7 @@
 //! The arithmetic of decoding, by kind of layer.
 
 use super::WanVaeConfig;
-
-/// Multiplications and additions of decoding one latent frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DecodeOps {
-    /// 3×3×3 convolutions.
-    pub causal: u64,
-    /// 3×3 convolutions of upsampled frames.
-    pub upsampling: u64,
-    /// Convolutions that double the frames.
-    pub in_time: u64,
-    /// Convolutions of single pixels.
-    pub pointwise: u64,
-    /// Attention among the pixels of a frame.
-    pub attention: u64,
-}
-
-impl DecodeOps {
-    /// All kinds together.
-    pub fn total(&self) -> u64 {
-        self.causal + self.upsampling + self.in_time + self.pointwise + self.attention
-    }
-}
+use crate::models::DecodeOps;
 
 /// What a latent frame of that size takes: the first of a video, which meets only zeros before it, or
 /// a later one (`is_later`), which becomes several frames.

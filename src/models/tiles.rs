@@ -5,11 +5,27 @@
 //! tiles, one whole, the strip it shares with its right neighbor, and a row of strips shared with
 //! the row below.
 
-use super::WanVaeDecoder;
-use crate::models::autoencoder::VideoSink;
-use crate::models::{AutoencoderError, Tiling};
-use burn::tensor::{Tensor, TensorData};
+use super::autoencoder::VideoSink;
+use super::{AutoencoderError, Tiling};
+use burn::tensor::{Device, Tensor, TensorData};
 use std::ops::ControlFlow;
+
+/// What tiles need of a decoder.
+pub(super) trait TileSource {
+    /// Where it decodes.
+    fn device(&self) -> &Device;
+
+    /// Frames of each part of the video, as they are handed out.
+    fn chunk_frames(&self, latent_frames: usize) -> Vec<usize>;
+
+    /// Decodes a tile from its first to its last frame, part by part.
+    fn decode_chunks(&self, latent: &Tensor<4>, sink: &mut VideoSink<'_>) -> ControlFlow<()>;
+
+    /// What is done to the pixels when tiles have been blended.
+    fn finish(&self, video: Tensor<4>) -> Tensor<4> {
+        video
+    }
+}
 
 /// Pixels on the host, `[planes, height, width]`: a plane is one channel of one frame.
 #[derive(Clone, Debug)]
@@ -92,18 +108,18 @@ fn fade(index: usize, shared: usize) -> (f32, f32) {
     (own as f32, (1.0 - own) as f32)
 }
 
-/// [`WanVaeDecoder::decode`] in tiles: they are decoded and blended in raster order.
+/// Decodes `latent` in tiles, which are decoded and blended in raster order.
 ///
 /// A tile is blended with the one above and then with the one on the left, each as it is after its
 /// own blending; what it shares with the next ones is kept before it is cropped.
 pub(super) fn decode_tiles(
-    decoder: &WanVaeDecoder,
+    source: &impl TileSource,
     latent: &Tensor<4>,
     tiling: Tiling,
     sink: &mut VideoSink<'_>,
 ) -> Result<(), AutoencoderError> {
     let [_, latent_frames, height, width] = latent.dims();
-    let frames = decoder.config().frames(latent_frames);
+    let frames = source.chunk_frames(latent_frames).iter().sum();
     let factor = tiling.factor;
     let keep = tiling.stride.map(|latents| latents * factor);
     let mut canvas = Image::new(3 * frames, height * factor, width * factor);
@@ -113,7 +129,7 @@ pub(super) fn decode_tiles(
         for (column, start) in (0..width).step_by(tiling.stride[1]).enumerate() {
             let part = latent.clone().narrow(2, top, tiling.size[0].min(height - top));
             let part = part.narrow(3, start, tiling.size[1].min(width - start));
-            let mut tile = decode_tile(decoder, &part)?;
+            let mut tile = decode_tile(source, &part, frames, factor)?;
             if let Some(above) = above.get(column) {
                 tile.blend_top(above);
             }
@@ -128,30 +144,39 @@ pub(super) fn decode_tiles(
         }
         above = below;
     }
-    let _ = send(decoder, &canvas, frames, sink);
+    let _ = send(source, &canvas, &source.chunk_frames(latent_frames), sink);
     Ok(())
 }
 
-/// All frames of one tile, `[3·frames, height, width]`, not clamped.
-fn decode_tile(decoder: &WanVaeDecoder, latent: &Tensor<4>) -> Result<Image, AutoencoderError> {
-    let [_, latent_frames, height, width] = latent.dims();
-    let frames = decoder.config().frames(latent_frames);
-    let factor = decoder.config().spatial_factor();
+/// All frames of one tile, `[3·frames, height, width]`, not finished.
+fn decode_tile(
+    source: &impl TileSource,
+    latent: &Tensor<4>,
+    frames: usize,
+    factor: usize,
+) -> Result<Image, AutoencoderError> {
+    let [_, _, height, width] = latent.dims();
     let mut tile = Image::new(3 * frames, height * factor, width * factor);
     let plane = tile.height * tile.width;
-    let mut stream = decoder.stream();
-    let mut done = 0;
-    for frame in 0..latent_frames {
-        let chunk = stream.decode_unclamped(latent.clone().narrow(1, frame, 1), &mut |_, _| {});
+    let (mut done, mut failure) = (0, None);
+    let _ = source.decode_chunks(latent, &mut |chunk| {
         let count = chunk.dims()[1];
-        let values = read(chunk)?;
-        for (channel, values) in values.chunks_exact(count * plane).enumerate() {
-            let start = (channel * frames + done) * plane;
-            tile.values[start..][..values.len()].copy_from_slice(values);
+        match read(chunk) {
+            Ok(values) => {
+                for (channel, values) in values.chunks_exact(count * plane).enumerate() {
+                    let start = (channel * frames + done) * plane;
+                    tile.values[start..][..values.len()].copy_from_slice(values);
+                }
+                done += count;
+                ControlFlow::Continue(())
+            }
+            Err(err) => {
+                failure = Some(err);
+                ControlFlow::Break(())
+            }
         }
-        done += count;
-    }
-    Ok(tile)
+    });
+    failure.map_or(Ok(tile), Err)
 }
 
 fn read(tensor: Tensor<4>) -> Result<Vec<f32>, AutoencoderError> {
@@ -162,22 +187,22 @@ fn read(tensor: Tensor<4>) -> Result<Vec<f32>, AutoencoderError> {
 
 /// Hands out the finished frames as decoding without tiles does.
 fn send(
-    decoder: &WanVaeDecoder,
+    source: &impl TileSource,
     canvas: &Image,
-    frames: usize,
+    chunk_frames: &[usize],
     sink: &mut VideoSink<'_>,
 ) -> ControlFlow<()> {
     let plane = canvas.height * canvas.width;
+    let frames: usize = chunk_frames.iter().sum();
     let mut start = 0;
-    while start < frames {
-        let count = if start == 0 { 1 } else { decoder.config().temporal_factor() };
+    for &count in chunk_frames {
         let mut values = Vec::with_capacity(3 * count * plane);
         for channel in 0..3 {
             let first = (channel * frames + start) * plane;
             values.extend_from_slice(&canvas.values[first..][..count * plane]);
         }
         let data = TensorData::new(values, [3, count, canvas.height, canvas.width]);
-        sink(Tensor::from_data(data, decoder.device()).clamp(-1.0, 1.0))?;
+        sink(source.finish(Tensor::from_data(data, source.device())))?;
         start += count;
     }
     ControlFlow::Continue(())
