@@ -9,7 +9,7 @@
 //
 // The heads of all tokens are rows of D channels. HEAD_LANES invocations own a row: they read it
 // twice for mean and variance and a third time for the result, from the cache. Separate operations
-// read or write the tokens thirteen times, and copy them once more to join text and video.
+// read or write the tokens fourteen times, and twice more to join text and video.
 //
 // Constants: ROTATE, Elem, HEAD_LANES (divides WORKGROUP_SIZE), WORKGROUP_SIZE, GRID_WIDTH.
 // Memory:    4·WORKGROUP_SIZE bytes per workgroup.
