@@ -14,13 +14,17 @@ pub enum Bits {
     B3,
     /// Four bits: codes 0..=15, eight per word.
     B4,
+    /// Six bits: codes 0..=63, some straddle two words.
+    B6,
     /// Eight bits: codes 0..=255, four per word.
     B8,
 }
 
 impl Bits {
     /// Every supported width; tests and the benchmark iterate over it.
-    pub const ALL: [Self; 4] = [Self::B2, Self::B3, Self::B4, Self::B8];
+    pub const ALL: [Self; 5] = [Self::B2, Self::B3, Self::B4, Self::B6, Self::B8];
+    /// The widths that activations may have: two bits have no use there.
+    pub const OF_TOKENS: [Self; 4] = [Self::B3, Self::B4, Self::B6, Self::B8];
 
     /// The width as a number.
     pub const fn get(self) -> u32 {
@@ -28,6 +32,7 @@ impl Bits {
             Self::B2 => 2,
             Self::B3 => 3,
             Self::B4 => 4,
+            Self::B6 => 6,
             Self::B8 => 8,
         }
     }
@@ -138,6 +143,17 @@ mod tests {
         let words = pack_rows(Bits::B3, &codes, 32);
         assert_eq!(words[0], 0o1_076_543_210 | (0b10 << 30));
         assert_eq!(words[1] & 1, 0);
+    }
+
+    #[test]
+    fn six_bit_codes_straddle_words() {
+        let codes: Vec<u32> = (0..32).collect();
+        let words = pack_rows(Bits::B6, &codes, 32);
+        assert_eq!(words.len(), 6);
+        // Code 5 = 0b000101 begins at bit 30: two bits in word 0, four in word 1.
+        assert_eq!(words[0] >> 30, 0b01);
+        assert_eq!(words[1] & 0b1111, 0b0001);
+        assert_eq!(words[5] >> 26, 31);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl fmt::Display for Precision {
 /// A precision that is not one; the message lists what is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no precision: use full, or w<2|3|4|8>a<3|4|8|16>, for example w4a4, w3a3, w8a8 or w4a16"
+    "\"{0}\" is no precision: use full, or w<2|3|4|6|8>a<3|4|6|8|16>, for example w4a4, w3a3, w6a6, w8a8 or w4a16"
 )]
 pub struct ParsePrecisionError(String);
 
@@ -65,8 +65,9 @@ impl FromStr for Precision {
         let weights = Some(bits(weights).ok_or_else(error)?);
         let activations = match activations {
             "16" | "32" => None,
-            // Two-bit activations have no kernel and no use.
-            narrow => Some(bits(narrow).filter(|&bits| bits != Bits::B2).ok_or_else(error)?),
+            narrow => {
+                Some(bits(narrow).filter(|bits| Bits::OF_TOKENS.contains(bits)).ok_or_else(error)?)
+            }
         };
         Ok(Self { weights, activations })
     }
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn precisions_are_read_as_they_are_written() {
-        for name in ["full", "w4a4", "w3a3", "w8a8", "w4a16", "w2a8"] {
+        for name in ["full", "w4a4", "w3a3", "w6a6", "w4a6", "w8a8", "w4a16", "w2a8"] {
             assert_eq!(name.parse::<Precision>().unwrap().to_string(), name);
         }
         assert_eq!("W4A32".parse::<Precision>().unwrap().to_string(), "w4a16");
