@@ -1,16 +1,18 @@
-// layer_norm_quantize — layer_norm and quantize_tokens in one dispatch: what is normalized is never
-// stored as floats.
+// layer_norm_quantize — layer_norm, a blockwise Walsh–Hadamard transform if asked for, and
+// quantize_tokens in one dispatch: what is normalized is never stored as floats.
 //
 //   x               [M, K]                f32
 //   factor, offset  [K]                   f32   as in layer_norm
 //   codes           [M, ceil(K/32)·BITS]  u32   as in quantize_tokens
 //   grid            [M, 3]                u32   as in quantize_tokens
 //
-// A workgroup takes one token and reads it four times: mean, variance, range, codes.
-// Workgroup memory: 8·WORKGROUP_SIZE bytes.
-// Constants: BITS, SCHEME, STATIC_RANGE, Elem, quads, rows, WORKGROUP_SIZE, GRID_WIDTH.
+// A workgroup takes one token and reads it four times: mean, variance, range, codes. Other affine
+// steps before the transform belong into factor and offset.
+// Workgroup memory: 8·WORKGROUP_SIZE bytes, with row_hadamard 136·WORKGROUP_SIZE.
+// Constants: BITS, SCHEME, STATIC_RANGE, HADAMARD, Elem, WORKGROUP_SIZE, GRID_WIDTH; quads, rows and
+// row by import.
 // Dispatch:  M workgroups, folded into x then y.
-// Twin:      quant::quantize_tokens of kernels::layer_norm::reference
+// Twin:      quant::quantize_tokens of quant::hadamard of kernels::layer_norm::reference
 //
 // Floor: 4·K + K·BITS/8 bytes per token; only the first reading comes from memory. 256 tokens of
 // K = 1536 on lavapipe, processor time: 4 bits 4.8 ms, 5.2 ms with 3 (one value at a time and a
@@ -38,11 +40,12 @@ struct Params {
 #import quads
 #import rows
 #import layer_norm
+#import row
 #import quantize_row
 
 var<private> moments: Moments;
 
-fn quad_at(token: u32, quad: u32) -> vec4<f32> {
+fn source_quad(token: u32, quad: u32) -> vec4<f32> {
     return normalized_quad(token, quad, moments);
 }
 

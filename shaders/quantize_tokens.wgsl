@@ -1,16 +1,19 @@
-// quantize_tokens — codes = round(act(x) / scale) + zero_point per token; activation, range, grid,
-// codes and their sum in one dispatch.
+// quantize_tokens — codes = round(x̂ / scale) + zero_point per token, x̂ = H · ((act(x) − offset) · factor);
+// activation, transform, range, grid, codes and their sum in one dispatch.
 //
-//   x      [M, K]                  Elem  f32 or f16
-//   codes  [M, ceil(K/32)·BITS]    u32   packed codes (shared/codes.wgsl), zero behind K
-//   grid   [M, 3]                  u32   scale (f32), zero point (f32), code sum (i32), as bits
+//   x               [M, K]                Elem  f32 or f16
+//   offset, factor  [K]                   f32   with affine_rows only
+//   codes           [M, ceil(K/32)·BITS]  u32   packed codes (shared/codes.wgsl), zero behind K
+//   grid            [M, 3]                u32   scale (f32), zero point (f32), code sum (i32), as bits
 //
 // A workgroup takes one token and reads it twice, for the range and for the codes, four values at a
-// time; Elem is a vector of four where K allows it.
-// Workgroup memory: 8·WORKGROUP_SIZE bytes.
-// Constants: BITS, SCHEME, STATIC_RANGE, ACTIVATION, Elem, quads, WORKGROUP_SIZE, GRID_WIDTH.
+// time; Elem is a vector of four where K allows it. H, with row_hadamard, is computed both times:
+// a token's values may be more than workgroup memory holds.
+// Workgroup memory: 8·WORKGROUP_SIZE bytes, with row_hadamard 136·WORKGROUP_SIZE.
+// Constants: BITS, SCHEME, STATIC_RANGE, ACTIVATION, HADAMARD, Elem, Row, WORKGROUP_SIZE, GRID_WIDTH;
+// quads, affine, rows and row by import.
 // Dispatch:  M workgroups, folded into x then y.
-// Twin:      quant::quantize_tokens of kernels::activate::reference
+// Twin:      quant::quantize_tokens of quant::affine_hadamard of kernels::activate::reference
 //
 // Floor: 4·K + K·BITS/8 bytes per token; the second reading comes from a cache. 256 tokens on
 // lavapipe, processor time: K = 1536, 4 bits, 2.6 ms (one value at a time and a reduction by a tree:
@@ -30,15 +33,18 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<Elem>;
-@group(0) @binding(1) var<storage, read_write> codes: array<u32>;
-@group(0) @binding(2) var<storage, read_write> grid: array<u32>;
-@group(0) @binding(3) var<uniform> params: Params;
+const AFFINE: u32 = 1u;
+#import affine
+@group(0) @binding(AFFINE_END) var<storage, read_write> codes: array<u32>;
+@group(0) @binding(AFFINE_END + 1u) var<storage, read_write> grid: array<u32>;
+@group(0) @binding(AFFINE_END + 2u) var<uniform> params: Params;
 
 #import quads
+#import row
 #import quantize_row
 
-fn quad_at(token: u32, quad: u32) -> vec4<f32> {
-    return activate(x_quad(token, quad));
+fn source_quad(token: u32, quad: u32) -> vec4<f32> {
+    return affine(activate(x_quad(token, quad)), quad);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -1,9 +1,9 @@
-// bytes — four neighbouring codes of 2, 3, 4 or 8 bits spread to the four bytes of a word.
+// bytes — four neighbouring codes of 2, 3, 4, 6 or 8 bits spread to the four bytes of a word.
 //
 // `bits` is always a constant, so one branch survives.
 
-// Bits of a code group of four that may straddle two words: only at 3 bits, where 12 bits start
-// at a multiple of 4 that exceeds 20.
+// Whether a group of four codes straddles two words: at 3 bits, where 12 bits start at a multiple of
+// 4 that may exceed 20, and at 6, where 24 bits start at a multiple of 8 that may exceed 8.
 fn straddles(shift: u32, bits: u32) -> bool {
     return shift + 4u * bits > 32u;
 }
@@ -20,6 +20,10 @@ fn spread_to_bytes(group: u32, bits: u32) -> u32 {
     if bits == 4u {
         return (group & 15u) | ((group & 240u) << 4u) | ((group & 3840u) << 8u)
             | ((group & 61440u) << 12u);
+    }
+    if bits == 6u {
+        return (group & 63u) | ((group & 4032u) << 2u) | ((group & 258048u) << 4u)
+            | ((group & 16515072u) << 6u);
     }
     return group;
 }

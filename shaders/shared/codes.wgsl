@@ -1,6 +1,6 @@
 // codes — b-bit codes as a little-endian bit stream: 32 codes fill exactly BITS words.
 //
-// A code of 3 bits may straddle two words. Needs: const BITS, a binding named `codes`.
+// A code of 3 or 6 bits may straddle two words. Needs: const BITS, a binding named `codes`.
 
 const CODE_MASK: u32 = (1u << BITS) - 1u;
 

@@ -5,16 +5,18 @@
 //
 // To be imported below the bindings, of which it needs `codes`, `grid` and `params` with k, upper
 // (factor of the maximum, or the upper end of a static range) and lower. Needs: `uniform`, `reduce`,
-// const STATIC_RANGE, in_row of quads_vector or quads_scalar, and fn quad_at(token, quad) -> vec4<f32>,
-// values 4·quad … 4·quad + 3 of the token.
+// const STATIC_RANGE, in_row of quads_vector or quads_scalar, and of row_whole or row_hadamard
+// fn quad_at(token, quad) -> vec4<f32>, values 4·quad … 4·quad + 3 of the token, which
+// prepare_quads makes ready, ROW_TILE quads at once.
 
 const F32_LARGEST: f32 = 3.4028234e38;
 const QUIET_NAN: u32 = 0x7FC00000u;
 const CODE_MASK: u32 = (1u << BITS) - 1u;
 const EXPONENT: vec4<u32> = vec4<u32>(0x7F800000u);
 // Codes that an invocation packs at once, and their words.
-const UNIT: u32 = select(32u / BITS, 32u, BITS == 3u);
+const UNIT: u32 = select(select(32u / BITS, 16u, BITS == 6u), 32u, BITS == 3u);
 const UNIT_WORDS: u32 = UNIT * BITS / 32u;
+const UNIT_QUADS: u32 = UNIT / 4u;
 
 // The largest is F32_LARGEST if some value is no finite number.
 fn row_range(token: u32, lane: u32) -> vec2<f32> {
@@ -24,12 +26,16 @@ fn row_range(token: u32, lane: u32) -> vec2<f32> {
     var low = vec4<f32>(F32_LARGEST);
     var high = vec4<f32>(-F32_LARGEST);
     var exponents = vec4<u32>();
-    for (var quad = lane; quad < (params.k + 3u) / 4u; quad += WORKGROUP_SIZE) {
-        let values = quad_at(token, quad);
-        low = min(low, values);
-        high = max(high, values);
-        // By its bits, since a compiler may assume that there is no NaN.
-        exponents = max(exponents, bitcast<vec4<u32>>(values) & EXPONENT);
+    let quads = (params.k + 3u) / 4u;
+    for (var first = 0u; first < quads; first += ROW_TILE) {
+        prepare_quads(token, first, lane);
+        for (var quad = first + lane; quad < min(first + ROW_TILE, quads); quad += WORKGROUP_SIZE) {
+            let values = quad_at(token, quad);
+            low = min(low, values);
+            high = max(high, values);
+            // By its bits, since a compiler may assume that there is no NaN.
+            exponents = max(exponents, bitcast<vec4<u32>>(values) & EXPONENT);
+        }
     }
     var extremes = vec2<f32>(
         min(min(low.x, low.y), min(low.z, low.w)), max(max(high.x, high.y), max(high.z, high.w)),
@@ -55,8 +61,8 @@ fn quad_codes(values: vec4<f32>, row_grid: Grid) -> vec4<u32> {
 fn pack_unit(token: u32, unit: u32, word: u32, row_grid: Grid) -> u32 {
     var words: array<u32, UNIT_WORDS>;
     var sums = vec4<u32>();
-    for (var i = 0u; i < UNIT / 4u; i++) {
-        let quad = unit * (UNIT / 4u) + i;
+    for (var i = 0u; i < UNIT_QUADS; i++) {
+        let quad = unit * UNIT_QUADS + i;
         if 4u * quad < params.k {
             let all = quad_codes(quad_at(token, quad), row_grid);
             let kept = select(vec4<u32>(), all, in_row(quad));
@@ -80,9 +86,14 @@ fn quantize_row(token: u32, lane: u32) {
     let row_words = (params.k + 31u) / 32u * BITS;
     let extremes = row_range(token, lane);
     let row_grid = grid_from_range(extremes.x, extremes.y);
+    let units = row_words / UNIT_WORDS;
     var sum = 0u;
-    for (var unit = lane; unit < row_words / UNIT_WORDS; unit += WORKGROUP_SIZE) {
-        sum += pack_unit(token, unit, token * row_words + unit * UNIT_WORDS, row_grid);
+    for (var first = 0u; first < units; first += ROW_TILE / UNIT_QUADS) {
+        prepare_quads(token, first * UNIT_QUADS, lane);
+        let end = min(first + ROW_TILE / UNIT_QUADS, units);
+        for (var unit = first + lane; unit < end; unit += WORKGROUP_SIZE) {
+            sum += pack_unit(token, unit, token * row_words + unit * UNIT_WORDS, row_grid);
+        }
     }
     // Exact in f32: 255·K stays below 2^24 for K up to 65 793.
     let total = workgroup_sum(vec2<f32>(f32(sum), 0.0), lane).x;

@@ -1,10 +1,11 @@
-//! `shaders/layer_norm_quantize.wgsl` — normalized tokens as packed codes, the floats between never
-//! stored.
+//! `shaders/layer_norm_quantize.wgsl` — normalized tokens, transformed if asked for, as packed codes;
+//! the floats between are never stored.
 
 use super::cpu;
 use super::launch::{contiguous_f32, empty_like, flex_f32, flex_from_u32, launch, linear_grid};
 use super::params::params;
 use super::quantize_tokens::{self, QuantizeTokens};
+use super::row_transform::{RowTransform, TokenTransform};
 use super::{Const, Element, GRID_WORDS, Kernel, PackedTensor, Rows, layer_norm};
 use crate::quant::{Bits, Scheme, TokenSpec, words_per_row};
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -12,7 +13,7 @@ use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 
-/// The kernel, specialized to width, scheme and kind of range.
+/// The kernel, specialized to width, scheme, kind of range and transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LayerNormQuantize {
     /// Width of a code.
@@ -21,6 +22,8 @@ pub struct LayerNormQuantize {
     pub scheme: Scheme,
     /// One range for all tokens, given by the caller, instead of each token's own.
     pub static_range: bool,
+    /// Of the normalized row; an affine step is part of factor and offset.
+    pub transform: RowTransform,
     /// How rows are loaded.
     pub rows: Rows,
 }
@@ -49,11 +52,14 @@ impl Kernel for LayerNormQuantize {
         let mut all = Vec::new();
         for bits in Bits::ALL {
             let (scheme, rows) = (Scheme::Asymmetric, Rows::Vectors);
-            let usual = Self { bits, scheme, static_range: false, rows };
+            let transform = RowTransform::NONE;
+            let usual = Self { bits, scheme, static_range: false, transform, rows };
             let integer = Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point());
             all.extend(integer.map(|scheme| Self { scheme, ..usual }));
             all.push(Self { rows: Rows::Ragged, ..usual });
             all.push(Self { static_range: true, ..usual });
+            let blocks = RowTransform::with_blocks(false);
+            all.extend(blocks.map(|transform| Self { transform, ..usual }));
         }
         all
     }
@@ -63,15 +69,15 @@ impl Kernel for LayerNormQuantize {
     }
 
     fn constants(&self) -> Vec<Const> {
-        let [quads, rows] = self.rows.fragments();
-        vec![
+        let mut constants = self.transform.constants(self.rows);
+        constants.extend([
             Const::U32("BITS", self.bits.get()),
             Const::U32("SCHEME", self.scheme.index()),
             Const::Bool("STATIC_RANGE", self.static_range),
             Const::Alias("Elem", Element::F32.wgsl_in(self.rows)),
-            Const::Import("quads", quads),
-            Const::Import("rows", rows),
-        ]
+            Const::Import("quads", self.rows.fragments()[0]),
+        ]);
+        constants
     }
 }
 
@@ -79,9 +85,9 @@ impl LayerNormQuantize {
     /// The specialization and parameters that carry out `spec` on `[m, k]` values.
     pub fn new(spec: TokenSpec, m: usize, k: usize, eps: f32) -> (Self, Params) {
         let (kernel, params) = QuantizeTokens::new(spec, Element::F32, m, k);
-        let QuantizeTokens { bits, scheme, static_range, rows, .. } = kernel;
+        let QuantizeTokens { bits, scheme, static_range, transform, rows, .. } = kernel;
         let quantize_tokens::Params { m, k, upper, lower } = params;
-        (Self { bits, scheme, static_range, rows }, Params { m, k, upper, lower, eps })
+        (Self { bits, scheme, static_range, transform, rows }, Params { m, k, upper, lower, eps })
     }
 }
 
@@ -91,6 +97,7 @@ trait LayerNormQuantizeOp: Backend {
         x: FloatTensor<Self>,
         factor: FloatTensor<Self>,
         offset: FloatTensor<Self>,
+        transform: RowTransform,
         spec: TokenSpec,
         eps: f32,
     ) -> (IntTensor<Self>, IntTensor<Self>);
@@ -101,6 +108,7 @@ impl LayerNormQuantizeOp for CubeBackend {
         x: FloatTensor<Self>,
         factor: FloatTensor<Self>,
         offset: FloatTensor<Self>,
+        transform: RowTransform,
         spec: TokenSpec,
         eps: f32,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
@@ -108,6 +116,7 @@ impl LayerNormQuantizeOp for CubeBackend {
         let shape = x.meta.shape();
         let (m, k) = (shape[0], shape[1]);
         let (kernel, params) = LayerNormQuantize::new(spec, m, k, eps);
+        let kernel = LayerNormQuantize { transform, ..kernel };
         let codes = empty_like(&x, Shape::new([m, words_per_row(spec.bits, k)]), DType::I32);
         let grid = empty_like(&x, Shape::new([m, GRID_WORDS]), DType::I32);
         launch(kernel, &[&x, &factor, &offset], &[&codes, &grid], params, linear_grid(m));
@@ -120,19 +129,22 @@ impl LayerNormQuantizeOp for Flex {
         x: FloatTensor<Self>,
         factor: FloatTensor<Self>,
         offset: FloatTensor<Self>,
+        transform: RowTransform,
         spec: TokenSpec,
         eps: f32,
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         let factor = flex_f32(&factor);
-        let y = layer_norm::reference(&flex_f32(&x), &factor, &flex_f32(&offset), eps);
+        let mut y = layer_norm::reference(&flex_f32(&x), &factor, &flex_f32(&offset), eps);
         let (k, m) = (factor.len(), y.len() / factor.len());
+        cpu::transform(cpu::Form::best(), &mut y, k, None, transform.block());
         let (codes, grid) = cpu::quantize_tokens(cpu::Form::best(), &y, k, spec);
         let words = words_per_row(spec.bits, k);
         (flex_from_u32(codes, [m, words]), flex_from_u32(grid, [m, GRID_WORDS]))
     }
 }
 
-/// The codes of [`layer_norm::layer_norm`], one grid per token.
+/// The codes of [`layer_norm::layer_norm`], after a Walsh–Hadamard transform in blocks of `hadamard`
+/// if asked for, one grid per token.
 ///
 /// `x` is `[tokens, in_features]`, `factor` and `offset` are `[in_features]`, all f32.
 ///
@@ -144,12 +156,15 @@ pub fn layer_norm_quantize(
     factor: Tensor<1>,
     offset: Tensor<1>,
     eps: f32,
+    hadamard: Option<usize>,
     spec: TokenSpec,
 ) -> PackedTensor {
     quantize_tokens::assert_integer_zero_point(spec);
     let [tokens, in_features] = x.dims();
     let widths = [factor.dims(), offset.dims()];
     assert_eq!(widths, [[in_features]; 2], "layer_norm_quantize: factor and offset");
+    let transform = TokenTransform { affine: None, hadamard };
+    transform.assert_fits("layer_norm_quantize", in_features);
     if tokens == 0 {
         return quantize_tokens::quantize_tokens(x, spec);
     }
@@ -157,6 +172,7 @@ pub fn layer_norm_quantize(
         x.into_dispatch(),
         factor.into_dispatch(),
         offset.into_dispatch(),
+        transform.kind(),
         spec,
         eps,
     );

@@ -50,7 +50,7 @@ impl Kernel for QMatmul {
     fn all() -> Vec<Self> {
         let small = |product: Product| Self { product, rows: 1, columns: 1, dot: Dot::preferred() };
         let mut all: Vec<Self> = Product::all().into_iter().map(small).collect();
-        for bits in [Bits::B3, Bits::B4, Bits::B8] {
+        for bits in Bits::OF_TOKENS {
             let plain = small(Product::plain(bits, bits));
             let raw = small(Product { raw: true, ..plain.product });
             all.push(Self { dot: Dot::Portable, ..raw });

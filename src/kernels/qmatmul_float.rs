@@ -51,7 +51,7 @@ impl Kernel for QMatmulFloat {
         for w_bits in Bits::ALL {
             let plain = Self { w_bits, element: Element::F32, epilogue: EpilogueKind::Bias };
             all.extend(Element::ALL.map(|element| Self { element, ..plain }));
-            all.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Self { epilogue, ..plain }));
+            all.extend(EpilogueKind::WITH_MORE.map(|epilogue| Self { epilogue, ..plain }));
         }
         all
     }
@@ -65,11 +65,12 @@ impl Kernel for QMatmulFloat {
     }
 
     fn constants(&self) -> Vec<Const> {
-        vec![
+        let mut constants = vec![
             Const::U32("W_BITS", self.w_bits.get()),
             Const::Alias("Elem", self.element.wgsl()),
-            Const::Import("epilogue", self.epilogue.fragment()),
-        ]
+        ];
+        constants.extend(self.epilogue.constants());
+        constants
     }
 }
 

@@ -34,23 +34,24 @@ impl Product {
     }
 
     pub(crate) fn constants(self) -> Vec<Const> {
-        vec![
+        let mut constants = vec![
             Const::U32("W_BITS", self.w_bits.get()),
             Const::U32("X_BITS", self.x_bits.get()),
             Const::Bool("RAW", self.raw),
-            Const::Import("epilogue", self.epilogue.fragment()),
-        ]
+        ];
+        constants.extend(self.epilogue.constants());
+        constants
     }
 
     /// The specializations of a form that has every kind of product.
     pub(crate) fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for w_bits in Bits::ALL {
-            for x_bits in [Bits::B3, Bits::B4, Bits::B8] {
+            for x_bits in Bits::OF_TOKENS {
                 let plain = Self::plain(x_bits, w_bits);
                 all.extend([plain, Self { grouped: true, ..plain }, Self { raw: true, ..plain }]);
                 if w_bits == x_bits {
-                    let tails = EpilogueKind::WITH_RESIDUAL;
+                    let tails = EpilogueKind::WITH_MORE;
                     all.extend(tails.map(|epilogue| Self { epilogue, ..plain }));
                 }
             }

@@ -55,7 +55,7 @@ impl Kernel for QMatvec {
                 let plain =
                     Self { w_bits, tokens, element: Element::F32, epilogue: EpilogueKind::Bias };
                 all.extend(Element::ALL.map(|element| Self { element, ..plain }));
-                all.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Self { epilogue, ..plain }));
+                all.extend(EpilogueKind::WITH_MORE.map(|epilogue| Self { epilogue, ..plain }));
             }
         }
         all
@@ -70,12 +70,13 @@ impl Kernel for QMatvec {
     }
 
     fn constants(&self) -> Vec<Const> {
-        vec![
+        let mut constants = vec![
             Const::U32("W_BITS", self.w_bits.get()),
             Const::U32("TOKENS", self.tokens),
             Const::Alias("Elem", self.element.wgsl()),
-            Const::Import("epilogue", self.epilogue.fragment()),
-        ]
+        ];
+        constants.extend(self.epilogue.constants());
+        constants
     }
 }
 

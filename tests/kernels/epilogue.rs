@@ -1,7 +1,7 @@
 use crate::common::{assert_close, devices};
 use crate::{matrix, token_spec, values, weight, words};
 use burn::tensor::{Device, Tensor, TensorData};
-use qvgen::kernels::{Epilogue, EpilogueKind, PackedTensor, Residual};
+use qvgen::kernels::{Branch, Epilogue, EpilogueKind, PackedTensor, Residual};
 use qvgen::kernels::{qmatmul, qmatmul_float, qmatvec};
 use qvgen::quant::{Bits, quantize_tokens};
 
@@ -10,41 +10,71 @@ pub(crate) struct EpilogueValues {
     pub(crate) bias: Vec<f32>,
     residual: Vec<f32>,
     gate: Vec<f32>,
+    /// `[m, RANK]` and `[n, RANK]`.
+    branch: [Vec<f32>; 2],
+    /// By column: bias, gate, two zeros and the branch's second factor.
+    columns: Vec<f32>,
 }
+
+/// Rank of the branch of [`EpilogueKind::WITH_MORE`].
+const RANK: usize = 8;
 
 impl EpilogueValues {
     pub(crate) fn new(m: usize, n: usize) -> Self {
-        Self { bias: values(n, 9), residual: values(m * n, 10), gate: values(n, 12) }
+        let (bias, gate) = (values(n, 9), values(n, 12));
+        let branch = [values(m * RANK, 13), values(n * RANK, 14)];
+        let column = |(i, up): (usize, &[f32])| [&[bias[i], gate[i], 0.0, 0.0], up].concat();
+        let columns = branch[1].chunks(RANK).enumerate().flat_map(column).collect();
+        Self { residual: values(m * n, 10), bias, gate, branch, columns }
     }
 
     /// The buffers that a kernel of this kind binds.
     pub(crate) fn inputs(&self, kind: EpilogueKind) -> Vec<&[u32]> {
-        let all = [&self.bias, &self.residual, &self.gate];
-        let count = match kind {
-            EpilogueKind::Bias => 1,
-            EpilogueKind::Residual => 2,
-            EpilogueKind::Gated => 3,
+        let all = match kind {
+            EpilogueKind::Bias => vec![&self.bias],
+            EpilogueKind::Residual => vec![&self.bias, &self.residual],
+            EpilogueKind::Gated => vec![&self.bias, &self.residual, &self.gate],
+            EpilogueKind::Branch { .. } => vec![&self.branch[0], &self.columns],
+            EpilogueKind::BranchResidual { .. } => {
+                vec![&self.branch[0], &self.columns, &self.residual]
+            }
         };
-        all[..count].iter().map(|values| words(values)).collect()
+        all.into_iter().map(|values| words(values)).collect()
     }
 
     /// `product`, which has its bias, after the rest of the epilogue.
     pub(crate) fn after(&self, kind: EpilogueKind, product: Vec<f32>) -> Vec<f32> {
+        let n = self.gate.len();
+        let branch = |i: usize| -> f32 {
+            let [small, up] = &self.branch;
+            let rows = (&small[i / n * RANK..][..RANK], &up[i % n * RANK..][..RANK]);
+            rows.0.iter().zip(rows.1).map(|(small, up)| small * up).sum()
+        };
         let value = |(i, value): (usize, f32)| match kind {
             EpilogueKind::Bias => value,
             EpilogueKind::Residual => self.residual[i] + value,
-            EpilogueKind::Gated => self.residual[i] + self.gate[i % self.gate.len()] * value,
+            EpilogueKind::Gated => self.residual[i] + self.gate[i % n] * value,
+            EpilogueKind::Branch { .. } => value + branch(i),
+            EpilogueKind::BranchResidual { .. } => {
+                self.residual[i] + self.gate[i % n] * (value + branch(i))
+            }
         };
         product.into_iter().enumerate().map(value).collect()
     }
 
     fn tensors(&self, kind: EpilogueKind, device: &Device) -> Epilogue {
         let n = self.bias.len();
-        let gate = (kind == EpilogueKind::Gated).then(|| matrix(&self.gate, n, device));
+        let has_branch =
+            matches!(kind, EpilogueKind::Branch { .. } | EpilogueKind::BranchResidual { .. });
+        let has_gate = matches!(kind, EpilogueKind::Gated | EpilogueKind::BranchResidual { .. });
+        let gate = has_gate.then(|| matrix(&self.gate, n, device));
         let value = matrix(&self.residual, n, device);
+        let [small, up] = self.branch.each_ref().map(|factor| matrix(factor, RANK, device));
+        let has_residual = has_gate || kind == EpilogueKind::Residual;
         Epilogue {
             bias: Tensor::from_data(TensorData::new(self.bias.clone(), [n]), device),
-            residual: (kind != EpilogueKind::Bias).then_some(Residual { value, gate }),
+            branch: has_branch.then_some(Branch { small, up }),
+            residual: has_residual.then_some(Residual { value, gate }),
         }
     }
 }
@@ -70,7 +100,7 @@ fn every_product_has_the_same_epilogue_on_all_devices() {
             products.map(|y| y.into_data().try_to_vec().unwrap())
         };
         let plain = products(EpilogueKind::Bias);
-        for kind in EpilogueKind::WITH_RESIDUAL {
+        for kind in EpilogueKind::WITH_MORE {
             for (product, actual) in plain.iter().zip(products(kind)) {
                 let expected = epilogue.after(kind, product.clone());
                 assert_close(&format!("{kind:?} on {name}"), &actual, &expected, 1e-5, 1e-5);

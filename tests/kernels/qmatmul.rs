@@ -57,7 +57,7 @@ fn integers_compared(form: Form, bits: (u32, u32)) -> bool {
 
 #[test]
 fn every_form_gives_the_integers_of_the_twin() {
-    for bits in [(3, 3), (4, 4), (8, 8), (8, 3), (4, 2)] {
+    for bits in [(3, 3), (4, 4), (6, 6), (8, 8), (8, 3), (4, 2), (6, 4), (8, 6)] {
         let [x_bits, w_bits] = [bits.0, bits.1].map(|bits| Bits::from_u32(bits).unwrap());
         let product = Product { raw: true, ..Product::plain(x_bits, w_bits) };
         for (m, n, k) in SHAPES {
@@ -88,13 +88,13 @@ fn compared(form: Form, product: Product) -> bool {
 #[test]
 fn every_form_matches_the_twin() {
     let mut products = Vec::new();
-    for (x_bits, w_bits) in [(3, 3), (4, 4), (8, 8), (8, 4)] {
+    for (x_bits, w_bits) in [(3, 3), (4, 4), (6, 6), (8, 8), (8, 4)] {
         let [x_bits, w_bits] = [x_bits, w_bits].map(|bits| Bits::from_u32(bits).unwrap());
         let plain = Product::plain(x_bits, w_bits);
         products.extend([plain, Product { grouped: true, ..plain }]);
     }
     let plain = Product::plain(Bits::B4, Bits::B4);
-    products.extend(EpilogueKind::WITH_RESIDUAL.map(|epilogue| Product { epilogue, ..plain }));
+    products.extend(EpilogueKind::WITH_MORE.map(|epilogue| Product { epilogue, ..plain }));
     for product in products {
         for (m, n, k) in SHAPES {
             let x = quantize_tokens(&values(m * k, 3), k, token_spec(product.x_bits));
@@ -127,7 +127,7 @@ fn rows(bits: Bits, codes: &[u32], k: usize) -> PackedRows {
 /// Asserts that `form` sums the largest codes, the smallest ones and both exactly, over more
 /// products than a float of it may hold.
 pub(crate) fn assert_exact_at_the_ends(form: Form) {
-    for (bits, k) in [(Bits::B3, 300), (Bits::B4, 100), (Bits::B8, 2080)] {
+    for (bits, k) in [(Bits::B3, 300), (Bits::B4, 100), (Bits::B6, 16_416), (Bits::B8, 2080)] {
         let top = bits.max_code();
         let mixed = |i: usize| if i.is_multiple_of(3) { top } else { 0 };
         let codes: Vec<u32> =

@@ -2,13 +2,17 @@ use crate::common::{Reference, devices, fixture};
 use crate::{half_words, matrix, run, runs, values, words};
 use burn::tensor::{Tensor, TensorData};
 use qvgen::kernels::quantize_tokens::QuantizeTokens;
-use qvgen::kernels::{Activation, Element, GRID_WORDS, Kernel, activate, activate_quantize};
+use qvgen::kernels::{
+    Activation, Element, GRID_WORDS, Kernel, RowTransform, activate, activate_quantize,
+};
 use qvgen::kernels::{linear_grid, quantize_tokens};
 use qvgen::quant::{self, Bits, PackedRows, Scheme, TokenRange, TokenSpec};
 use qvgen::quant::{unpack_rows, words_per_row};
 
 /// Rows that are no multiple of four long, and rows that are; fewer codes than invocations, and more.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 33), (2, 2102), (7, 72), (2, 2100)];
+/// Rows of whole blocks: less than a tile, a tile and a block, several tiles.
+const BLOCK_SHAPES: [(usize, usize); 3] = [(3, 128), (2, 1152), (2, 2176)];
 
 /// Whether `x / scale` lies so near a half that a value or division rounded differently flips the
 /// code; `error` is that of `x`.
@@ -75,7 +79,8 @@ fn quantize_tokens_matches_its_twin() {
     let compared =
         |kernel: &QuantizeTokens| kernel.element == Element::F32 || kernel.bits == Bits::B3;
     for kernel in QuantizeTokens::all().into_iter().filter(compared).filter(|&k| runs(k)) {
-        for (m, k) in SHAPES {
+        let has_blocks = kernel.transform.hadamard > 1;
+        for &(m, k) in if has_blocks { &BLOCK_SHAPES[..] } else { &SHAPES } {
             let range = if kernel.static_range {
                 TokenRange::Static { min: -0.6, max: 0.9 }
             } else {
@@ -86,7 +91,8 @@ fn quantize_tokens_matches_its_twin() {
             if specialized.rows != kernel.rows {
                 continue;
             }
-            assert_eq!(QuantizeTokens { activation: kernel.activation, ..specialized }, kernel);
+            let QuantizeTokens { activation, transform, .. } = kernel;
+            assert_eq!(QuantizeTokens { activation, transform, ..specialized }, kernel);
             let mut x = values(m * k, 5);
             let input = if kernel.tier() == qvgen::kernels::Tier::Half {
                 let (words, rounded) = half_words(&x);
@@ -96,9 +102,19 @@ fn quantize_tokens_matches_its_twin() {
                 words(&x).to_vec()
             };
             let lens = [m * words_per_row(kernel.bits, k), m * GRID_WORDS];
-            let outputs = run(kernel, &[&input], &lens, params, linear_grid(m));
-            let x = activate::reference(kernel.activation, &x);
-            let error = if kernel.activation == Activation::Identity { 0.0 } else { 2e-6 };
+            let (offset, factor) = (values(k, 6), values(k, 7));
+            let mut inputs = vec![&input[..]];
+            if transform.affine {
+                inputs.extend([words(&offset), words(&factor)]);
+            }
+            let outputs = run(kernel, &inputs, &lens, params, linear_grid(m));
+            let mut x = activate::reference(activation, &x);
+            let affine = transform.affine.then_some((&offset[..], &factor[..]));
+            let (offset, factor) = affine.unzip();
+            let block = has_blocks.then_some(transform.hadamard as usize);
+            quant::affine_hadamard(&mut x, k, offset, factor, block);
+            let is_plain = activation == Activation::Identity && transform == RowTransform::NONE;
+            let error = if is_plain { 0.0 } else { 2e-6 };
             let expected = quant::quantize_tokens(&x, k, spec);
             let actual = rows_from(&outputs, kernel.bits, k);
             assert_same(&format!("{kernel:?} {params:?}"), &x, error, &actual, &expected);
@@ -198,6 +214,7 @@ fn quantize_tokens_gives_degenerate_tokens_the_finite_grids_of_its_twin() {
         !kernel.static_range
             && kernel.element == Element::F32
             && kernel.activation == Activation::Identity
+            && kernel.transform == RowTransform::NONE
     };
     for kernel in QuantizeTokens::all().into_iter().filter(whole) {
         let QuantizeTokens { bits, scheme, .. } = kernel;

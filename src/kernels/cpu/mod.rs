@@ -40,6 +40,7 @@ mod quantize;
 mod rope;
 mod rows;
 mod tile;
+mod transform;
 
 pub use attention::attention;
 pub use float_product::{dequantize, qmatmul_float};
@@ -48,3 +49,4 @@ pub use product::qmatmul;
 pub use quantize::{quantize_tokens, quantize_weight};
 pub use rope::rope;
 pub use rows::{Rows, RowsBuffer};
+pub use transform::transform;

@@ -181,6 +181,7 @@ impl Task for Row<'_> {
             Bits::B2 => pack::<2>(&codes, words),
             Bits::B3 => pack::<3>(&codes, words),
             Bits::B4 => pack::<4>(&codes, words),
+            Bits::B6 => pack::<6>(&codes, words),
             Bits::B8 => pack::<8>(&codes, words),
         }
     }
@@ -200,6 +201,12 @@ fn pack<const B: usize>(codes: &[u8], words: &mut [u32]) {
 /// Eight codes of `B < 8` bits, from a byte each to side by side.
 #[inline(always)]
 const fn squeeze<const B: usize>(codes: u64) -> u64 {
+    if B == 6 {
+        // Wider than the gaps: what moves and what stays would overlap.
+        let pairs = (codes & 0x003F_003F_003F_003F) | (codes & 0x3F00_3F00_3F00_3F00) >> 2;
+        let fours = (pairs & 0xFFF_0000_0FFF) | (pairs & 0x0FFF_0000_0FFF_0000) >> 4;
+        return (fours & 0xFF_FFFF) | (fours & 0xFF_FFFF_0000_0000) >> 8;
+    }
     let pairs = (codes | codes >> (8 - B)) & (((1 << (2 * B)) - 1) * 0x0001_0001_0001_0001);
     let fours = (pairs | pairs >> (16 - 2 * B)) & (((1 << (4 * B)) - 1) * 0x1_0000_0001);
     (fours | fours >> (32 - 4 * B)) & ((1 << (8 * B)) - 1)

@@ -107,6 +107,7 @@ impl<'a> Rows<'a> {
             Bits::B2 => expand::<2>(words, quads),
             Bits::B3 => expand::<3>(words, quads),
             Bits::B4 => expand::<4>(words, quads),
+            Bits::B6 => expand::<6>(words, quads),
             Bits::B8 => expand::<8>(words, quads),
         }
     }
@@ -126,6 +127,7 @@ impl<'a> Rows<'a> {
             Bits::B2 => self.panel_of::<2>(form, first, blocks, quads, stride),
             Bits::B3 => self.panel_of::<3>(form, first, blocks, quads, stride),
             Bits::B4 => self.panel_of::<4>(form, first, blocks, quads, stride),
+            Bits::B6 => self.panel_of::<6>(form, first, blocks, quads, stride),
             Bits::B8 => self.panel_of::<8>(form, first, blocks, quads, stride),
         }
     }
@@ -201,6 +203,11 @@ fn spread_quad<const B: usize, const LANES: usize, const INDEX: usize>(
 const fn spread<const B: usize>(codes: u32) -> u32 {
     if B == 8 {
         return codes;
+    }
+    if B == 6 {
+        // Wider than the gaps: what moves and what stays would overlap.
+        let pairs = (codes & 0xFFF) | (codes & 0xFF_F000) << 4;
+        return (pairs & 0x003F_003F) | (pairs & 0x0FC0_0FC0) << 2;
     }
     let codes = codes & ((1 << (4 * B % 32)) - 1);
     let pairs = (codes | codes << (16 - 2 * B)) & (((1 << (2 * B)) - 1) * 0x1_0001);
