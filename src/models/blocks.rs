@@ -1,6 +1,6 @@
 //! The blocks of a transformer: all on the device, or the last of them in host memory.
 
-use crate::nn::{AttentionPrecision, HostWeights, Limits, WeightError, Weights};
+use crate::nn::{AttentionPrecision, HostWeights, Limits, RunClock, WeightError, Weights};
 use burn::tensor::Device;
 use std::fmt::Debug;
 
@@ -37,6 +37,7 @@ pub(super) struct Blocks<B: Block> {
     limits: Limits,
     attention: AttentionPrecision,
     device: Device,
+    clock: RunClock,
 }
 
 /// A block in host memory.
@@ -68,6 +69,7 @@ impl<B: Block> Blocks<B> {
             limits,
             attention: AttentionPrecision::default(),
             device: weights.device().clone(),
+            clock: weights.clock().clone(),
         };
         let count = B::count(config);
         for index in 0..count {
@@ -111,7 +113,7 @@ impl<B: Block> Blocks<B> {
 
     /// Sends a block to the device; the transfer may go on when this returns.
     fn upload(&self, block: &StreamedBlock) -> B {
-        let weights = Weights::new(&block.weights, &self.device);
+        let weights = Weights::new(&block.weights, &self.device).with_clock(&self.clock);
         B::load(&weights, &self.config, self.limits, block.index)
             .expect("the block was loaded before from the same parameters")
             .with_attention(self.attention)

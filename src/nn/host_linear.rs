@@ -1,16 +1,18 @@
 //! A linear layer in host memory, in the form in which the device holds it.
 
+use super::token_path::{LowRank, TokenPath};
 use super::{FakeQuantLinear, FullLinear, Linear, PackedLinear};
 use crate::kernels::PackedTensor;
-use crate::quant::{Bits, TokenSpec};
+use crate::quant::{ActivationQuantizer, Bits, InputTransform};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::sync::Arc;
 
 /// A layer that can be uploaded again.
 #[derive(Debug)]
 pub(super) enum HostLinear {
     Full(HostFull),
-    FakeQuant(HostFull, Option<TokenSpec>),
-    Packed(Vec<HostPacked>, Option<TokenSpec>),
+    FakeQuant(HostFull, HostPath),
+    Packed(Vec<HostPacked>, HostPath),
 }
 
 /// Parts `[out_features of the part, in_features]`, and the bias.
@@ -27,6 +29,15 @@ pub(super) struct HostPacked {
     codes: TensorData,
     grid: TensorData,
     bias: TensorData,
+}
+
+/// What happens to tokens, see [`TokenPath`].
+#[derive(Debug)]
+pub(super) struct HostPath {
+    transform: Arc<InputTransform>,
+    /// `[rank, in_features]`, and `[out_features, rank]` by part.
+    low_rank: Option<(TensorData, Vec<TensorData>)>,
+    activations: Option<Arc<ActivationQuantizer>>,
 }
 
 /// What a [`PackedTensor`] is beside its tensors.
@@ -51,11 +62,11 @@ impl HostLinear {
         Ok(match layer {
             Linear::Full(full) => Self::Full(HostFull::download(full)?),
             Linear::FakeQuant(fake) => {
-                Self::FakeQuant(HostFull::download(&fake.full)?, fake.activations)
+                Self::FakeQuant(HostFull::download(&fake.full)?, HostPath::download(&fake.path)?)
             }
             Linear::Packed(packed) => {
                 let parts = packed.parts.iter().map(HostPacked::download);
-                Self::Packed(parts.collect::<Result<_, _>>()?, packed.activations)
+                Self::Packed(parts.collect::<Result<_, _>>()?, HostPath::download(&packed.path)?)
             }
             Linear::QuantAware(_) => panic!("a layer in training was asked for a copy"),
         })
@@ -65,13 +76,13 @@ impl HostLinear {
     pub(super) fn upload(&self, device: &Device) -> Linear {
         match self {
             Self::Full(full) => Linear::Full(full.upload(device)),
-            Self::FakeQuant(full, activations) => Linear::FakeQuant(FakeQuantLinear {
+            Self::FakeQuant(full, path) => Linear::FakeQuant(FakeQuantLinear {
                 full: full.upload(device),
-                activations: *activations,
+                path: path.upload(device),
             }),
-            Self::Packed(parts, activations) => Linear::Packed(PackedLinear {
+            Self::Packed(parts, path) => Linear::Packed(PackedLinear {
                 parts: parts.iter().map(|part| part.upload(device)).collect(),
-                activations: *activations,
+                path: path.upload(device),
             }),
         }
     }
@@ -79,10 +90,11 @@ impl HostLinear {
     /// Bytes of host memory.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Full(full) | Self::FakeQuant(full, _) => {
-                full.parts.iter().chain(&full.bias).map(|data| data.bytes().len()).sum()
+            Self::Full(full) => full.bytes(),
+            Self::FakeQuant(full, path) => full.bytes() + path.bytes(),
+            Self::Packed(parts, path) => {
+                parts.iter().map(HostPacked::bytes).sum::<usize>() + path.bytes()
             }
-            Self::Packed(parts, _) => parts.iter().map(HostPacked::bytes).sum(),
         }
     }
 }
@@ -104,6 +116,46 @@ impl HostFull {
             parts: self.parts.iter().map(|part| upload(part).transpose()).collect(),
             bias: self.bias.as_ref().map(upload),
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.parts.iter().chain(&self.bias).map(|data| data.bytes().len()).sum()
+    }
+}
+
+impl HostPath {
+    fn download(path: &TokenPath) -> Result<Self, String> {
+        let low_rank = match &path.low_rank {
+            Some(LowRank { down, up }) => {
+                // As it was uploaded, see `HostFull::download`.
+                let down = float_data(down.clone().transpose())?;
+                let up = up.iter().map(|part| float_data(part.clone()));
+                Some((down, up.collect::<Result<_, _>>()?))
+            }
+            None => None,
+        };
+        Ok(Self {
+            transform: path.host_transform(),
+            low_rank,
+            activations: path.activations.clone(),
+        })
+    }
+
+    fn upload(&self, device: &Device) -> TokenPath {
+        let tensor = |data: &TensorData| Tensor::<2>::from_data(data.clone(), device);
+        let low_rank = self.low_rank.as_ref().map(|(down, up)| LowRank {
+            down: tensor(down).transpose(),
+            up: up.iter().map(tensor).collect(),
+        });
+        // `Weights` sets the clock, as it did before.
+        TokenPath::new(self.transform.clone(), low_rank, self.activations.clone(), device)
+    }
+
+    fn bytes(&self) -> usize {
+        let rows = [&self.transform.shift, &self.transform.scale];
+        let rows: usize = rows.iter().filter_map(|row| row.as_ref()).map(|row| 4 * row.len()).sum();
+        let branch = self.low_rank.iter().flat_map(|(down, up)| up.iter().chain([down]));
+        rows + branch.map(|data| data.bytes().len()).sum::<usize>()
     }
 }
 

@@ -3,14 +3,16 @@
 use super::full_linear::{join, weight_parts};
 use super::limits::{MAX_DISPATCH_OPS, dispatch_rows};
 use super::linear_input::{Operand, residual_columns, residual_rows};
-use super::{FullLinear, LinearInput, QuantAwareLinear};
+use super::token_path::{LowRank, TokenPath};
+use super::{FullLinear, LinearInput, QuantAwareLinear, RunClock};
 use crate::kernels::{
     Epilogue, GRID_WORDS, PackedTensor, Residual, dequantize_weight, qmatmul, qmatmul_float,
     qmatvec,
 };
 use crate::kernels::{qmatmul as many, qmatvec as few, quantize_weight};
-use crate::quant::{PackedRows, TokenSpec, WeightSpec, words_per_row};
+use crate::quant::{PackedRows, QuantizedLayer, TokenSpec, WeightSpec, words_per_row};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::Arc;
 
 /// A linear layer; models hold this type and never mention bits.
 ///
@@ -74,6 +76,31 @@ impl Linear {
         residual + if let Some(gate) = gate { y * gate.clone() } else { y }
     }
 
+    /// The same, asking `clock` where in a run it is, if its quantizer depends on that.
+    #[must_use]
+    pub(super) fn with_clock(mut self, clock: &RunClock) -> Self {
+        if self.depends_on_step() {
+            clock.mark_read();
+        }
+        match &mut self {
+            Self::Full(_) | Self::QuantAware(_) => {}
+            Self::FakeQuant(FakeQuantLinear { path, .. })
+            | Self::Packed(PackedLinear { path, .. }) => path.clock = clock.clone(),
+        }
+        self
+    }
+
+    /// Whether the same input may have another result at another step of a run.
+    pub fn depends_on_step(&self) -> bool {
+        match self {
+            Self::Full(_) | Self::QuantAware(_) => false,
+            Self::FakeQuant(FakeQuantLinear { path, .. })
+            | Self::Packed(PackedLinear { path, .. }) => {
+                path.activations.as_ref().is_some_and(|quantizer| quantizer.depends_on_step())
+            }
+        }
+    }
+
     /// Most tokens that are computed in one go: the results of more are copied together.
     pub fn dispatch_tokens(&self) -> usize {
         match self {
@@ -82,11 +109,11 @@ impl Linear {
         }
     }
 
-    /// Bytes of weight and bias on the device.
+    /// Bytes of the parameters on the device.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Full(linear) => linear.bytes(),
-            Self::FakeQuant(linear) => linear.full.bytes(),
+            Self::FakeQuant(linear) => linear.full.bytes() + linear.path.bytes(),
             Self::Packed(linear) => linear.bytes(),
             Self::QuantAware(linear) => linear.bytes(),
         }
@@ -98,8 +125,8 @@ impl Linear {
 pub struct PackedLinear {
     /// Rows of the weight and their biases, in order.
     pub(super) parts: Vec<(PackedTensor, Tensor<1>)>,
-    /// How `x` is quantized; `None` for weight-only.
-    pub(super) activations: Option<TokenSpec>,
+    /// What happens to the tokens.
+    pub(super) path: TokenPath,
 }
 
 impl PackedLinear {
@@ -115,14 +142,45 @@ impl PackedLinear {
         max_elements: usize,
         device: &Device,
     ) -> Self {
-        let words = words_per_row(rows.bits, rows.in_features).max(GRID_WORDS * rows.groups());
-        let part_rows = (max_elements / words.max(1)).max(1);
+        Self::with_path(rows, bias, activations.into(), max_elements, device)
+    }
+
+    /// What a post-training method made of a layer.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit.
+    pub fn from_layer(layer: &QuantizedLayer, max_elements: usize, device: &Device) -> Self {
+        let QuantizedLayer { rows, bias, transform, low_rank, activations, .. } = layer;
+        let (mut bias, mut branch) = (bias.clone(), None);
+        if let Some(low_rank) = low_rank {
+            // Of tokens as they come, so that transformed ones need not be stored for it.
+            let (before, shifted) = low_rank.before(transform);
+            if let Some(shifted) = shifted {
+                let sum = |bias: Vec<f32>| bias.iter().zip(&shifted).map(|(b, s)| b + s).collect();
+                bias = Some(bias.map_or_else(|| shifted.clone(), sum));
+            }
+            branch = Some(LowRank::new(&before, part_rows(rows, max_elements), device));
+        }
+        let (transform, activations) = (transform.clone(), activations.clone());
+        let path = TokenPath::new(Arc::new(transform), branch, activations.map(Arc::new), device);
+        Self::with_path(rows, bias, path, max_elements, device)
+    }
+
+    fn with_path(
+        rows: &PackedRows,
+        bias: Option<Vec<f32>>,
+        path: TokenPath,
+        max_elements: usize,
+        device: &Device,
+    ) -> Self {
+        let part_rows = part_rows(rows, max_elements);
         let parts = (0..rows.rows()).step_by(part_rows).map(|start| {
             let part = rows.slice(start..(start + part_rows).min(rows.rows()));
             let packed = PackedTensor::from_rows(&part, device);
             (packed, bias_part(bias.as_deref(), start, part.rows(), device))
         });
-        Self { parts: parts.collect(), activations }
+        Self { parts: parts.collect(), path }
     }
 
     /// Quantizes `weight` `[out_features, in_features]` on the device.
@@ -146,7 +204,7 @@ impl PackedLinear {
             start += packed.rows();
             (packed, bias)
         });
-        Self { parts: parts.collect(), activations }
+        Self { parts: parts.collect(), path: activations.into() }
     }
 
     /// The packed rows and their biases.
@@ -165,19 +223,18 @@ impl PackedLinear {
         max_ops: u64,
     ) -> Tensor<2> {
         let (tokens, rows) = (x.tokens(), self.dispatch_tokens(max_ops));
-        let x = match self.activations {
-            Some(spec) => Operand::Codes(x.codes(spec)),
-            // Of all tokens, so that a short rest is computed by the same kernel.
-            None => Operand::Values(x.values(), tokens <= few::MAX_TOKENS),
-        };
+        let small = self.path.small(x);
+        // Few or not of all tokens, so that a short rest is computed by the same kernel.
+        let x = self.path.operand(x, tokens <= few::MAX_TOKENS);
         if tokens <= rows {
-            return self.multiply(&x, residual.as_ref());
+            return self.multiply(&x, small.as_ref(), residual.as_ref());
         }
         let chunk = |start: usize| {
             let tokens = start..(start + rows).min(tokens);
             let residual =
                 residual.as_ref().map(|residual| residual_rows(residual, tokens.clone()));
-            self.multiply(&x.slice(tokens), residual.as_ref())
+            let small = small.as_ref().map(|small| small.clone().slice([tokens.clone()]));
+            self.multiply(&x.slice(tokens), small.as_ref(), residual.as_ref())
         };
         Tensor::cat((0..tokens).step_by(rows).map(chunk).collect(), 0)
     }
@@ -188,13 +245,19 @@ impl PackedLinear {
         dispatch_rows(max_ops, shapes.max().unwrap_or(0), many::TILE)
     }
 
-    fn multiply(&self, x: &Operand, residual: Option<&Residual>) -> Tensor<2> {
+    fn multiply(
+        &self,
+        x: &Operand,
+        small: Option<&Tensor<2>>,
+        residual: Option<&Residual>,
+    ) -> Tensor<2> {
         let mut start = 0;
-        join(self.parts.iter().map(|(w, bias)| {
+        join(self.parts.iter().enumerate().map(|(part, (w, bias))| {
             let columns = start..start + w.rows();
             start = columns.end;
             let residual = residual.map(|residual| residual_columns(residual, columns));
-            let epilogue = Epilogue { bias: bias.clone(), residual };
+            let branch = small.and_then(|small| self.path.branch(small, part));
+            let epilogue = Epilogue { bias: bias.clone(), branch, residual };
             match x {
                 Operand::Codes(x) => qmatmul(x, w, epilogue),
                 Operand::Values(x, true) => qmatvec(x.clone(), w, epilogue),
@@ -204,7 +267,9 @@ impl PackedLinear {
     }
 
     fn bytes(&self) -> usize {
-        self.parts.iter().map(|(w, bias)| w.bytes() + 4 * bias.shape().num_elements()).sum()
+        let part =
+            |(w, bias): &(PackedTensor, Tensor<1>)| w.bytes() + 4 * bias.shape().num_elements();
+        self.parts.iter().map(part).sum::<usize>() + self.path.bytes()
     }
 }
 
@@ -212,7 +277,7 @@ impl PackedLinear {
 #[derive(Clone, Debug)]
 pub struct FakeQuantLinear {
     pub(super) full: FullLinear,
-    pub(super) activations: Option<TokenSpec>,
+    pub(super) path: TokenPath,
 }
 
 impl FakeQuantLinear {
@@ -221,15 +286,24 @@ impl FakeQuantLinear {
         let parts = packed.parts.iter().map(|(w, _)| dequantize_weight(w).transpose()).collect();
         let biases = packed.parts.iter().map(|(_, bias)| bias.clone()).collect();
         let bias = Some(Tensor::cat(biases, 0).unsqueeze::<2>());
-        Self { full: FullLinear { parts, bias }, activations: packed.activations }
+        Self { full: FullLinear { parts, bias }, path: packed.path.clone() }
     }
 
     fn forward(&self, x: &LinearInput) -> Tensor<2> {
-        self.full.forward(match self.activations {
-            Some(spec) => dequantize_weight(&x.codes(spec)),
-            None => x.values(),
-        })
+        let y = self.full.forward(self.path.rounded(x));
+        match (&self.path.low_rank, self.path.small(x)) {
+            (Some(LowRank { up, .. }), Some(small)) => {
+                y + join(up.iter().map(|up| small.clone().matmul(up.clone().transpose())))
+            }
+            _ => y,
+        }
     }
+}
+
+/// Rows of a part of `rows` of which no tensor has more than `max_elements`.
+fn part_rows(rows: &PackedRows, max_elements: usize) -> usize {
+    let words = words_per_row(rows.bits, rows.in_features).max(GRID_WORDS * rows.groups());
+    (max_elements / words.max(1)).max(1)
 }
 
 /// `rows` values of `bias` from `start` on; zeros where there is none.

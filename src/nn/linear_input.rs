@@ -2,25 +2,55 @@
 //!
 //! The step is carried out when the first layer asks, in the form that the layer needs: as floats,
 //! or straight to the codes of packed activations without storing the floats. Layers that read the
-//! same input and agree on its codes share them.
+//! same input and agree on its transform and codes share them.
 
 use super::norm::{LayerNorm, Modulation};
-use crate::kernels::{Activation, PackedTensor, Residual, activate_quantize, layer_norm_quantize};
+use super::transform::Transform;
+use crate::kernels::{
+    Activation, PackedTensor, Residual, TokenTransform, layer_norm_quantize, transform_quantize,
+};
 use crate::nn::gelu_tanh;
-use crate::quant::TokenSpec;
-use burn::tensor::Tensor;
+use crate::quant::{InputTransform, PerFrame, TokenSpec};
+use burn::tensor::{Int, Tensor};
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Tokens `[tokens, in_features]` as [`Linear`](super::Linear) layers take them.
 #[derive(Clone, Debug)]
 pub struct LinearInput {
     x: Tensor<2>,
     step: Step,
+    frames: Option<FrameTokens>,
     values: OnceCell<Tensor<2>>,
+    /// The transformed tokens asked for last.
+    transformed: RefCell<Option<(Arc<InputTransform>, Tensor<2>)>>,
     /// The codes asked for last.
-    codes: RefCell<Option<(TokenSpec, PackedTensor)>>,
+    codes: RefCell<Option<(CodesKey, PackedTensor)>>,
 }
+
+/// Which frames of a video tokens belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameTokens {
+    /// Number of the first token, in the order of the video's tokens.
+    pub first: usize,
+    /// Tokens of a frame.
+    pub per_frame: usize,
+}
+
+impl FrameTokens {
+    /// The tokens from the `offset`-th of these on.
+    #[must_use]
+    pub fn skip(self, offset: usize) -> Self {
+        Self { first: self.first + offset, ..self }
+    }
+}
+
+/// Quantizers of neighbouring tokens: how many of them, and how.
+pub(super) type CodeRuns = Vec<(usize, TokenSpec)>;
+
+/// What codes depend on.
+type CodesKey = (Option<Arc<InputTransform>>, CodeRuns);
 
 /// What is done to tokens before they are multiplied.
 #[derive(Clone, Debug)]
@@ -51,7 +81,20 @@ impl LinearInput {
     }
 
     fn after(x: Tensor<2>, step: Step) -> Self {
-        Self { x, step, values: OnceCell::new(), codes: RefCell::new(None) }
+        Self {
+            x,
+            step,
+            frames: None,
+            values: OnceCell::new(),
+            transformed: RefCell::new(None),
+            codes: RefCell::new(None),
+        }
+    }
+
+    /// The same, its tokens being those `frames` of a video.
+    #[must_use]
+    pub fn of_frames(self, frames: Option<FrameTokens>) -> Self {
+        Self { frames, ..self }
     }
 
     /// Number of tokens.
@@ -69,31 +112,110 @@ impl LinearInput {
         self.values.get_or_init(values).clone()
     }
 
-    /// As codes of `spec`.
-    pub(super) fn codes(&self, spec: TokenSpec) -> PackedTensor {
+    /// As floats that `transform` makes of them.
+    pub(super) fn transformed(&self, transform: &Transform) -> Tensor<2> {
+        let mut transformed = self.transformed.borrow_mut();
+        match &*transformed {
+            Some((known, x)) if is_same(known, &transform.host) => x.clone(),
+            _ => {
+                let x = transform.apply(self.values());
+                *transformed = Some((transform.host.clone(), x.clone()));
+                x
+            }
+        }
+    }
+
+    /// One quantizer for all tokens.
+    pub(super) fn one_run(&self, spec: TokenSpec) -> CodeRuns {
+        vec![(self.tokens(), spec)]
+    }
+
+    /// A quantizer per frame; of tokens that belong to no frame, that of all frames.
+    pub(super) fn frame_runs(&self, frames: &PerFrame) -> CodeRuns {
+        match self.frames {
+            Some(FrameTokens { first, per_frame }) if self.tokens() > 0 => {
+                frames.runs(first, self.tokens(), per_frame)
+            }
+            _ => self.one_run(frames.any_frame()),
+        }
+    }
+
+    /// As codes, of transformed tokens if there is a `transform`.
+    pub(super) fn codes(&self, transform: Option<&Transform>, runs: CodeRuns) -> PackedTensor {
         let mut codes = self.codes.borrow_mut();
         match &*codes {
-            Some((known, packed)) if *known == spec => packed.clone(),
+            Some(((of, known), packed))
+                if *known == runs && is_same_or_none(of.as_ref(), transform) =>
+            {
+                packed.clone()
+            }
             _ => {
-                let packed = self.quantize(spec);
-                *codes = Some((spec, packed.clone()));
+                let packed = self.quantize_runs(transform, &runs);
+                let key = (transform.map(|transform| transform.host.clone()), runs);
+                *codes = Some((key, packed.clone()));
                 packed
             }
         }
     }
 
-    fn quantize(&self, spec: TokenSpec) -> PackedTensor {
-        let x = self.x.clone();
+    fn quantize_runs(&self, transform: Option<&Transform>, runs: &CodeRuns) -> PackedTensor {
+        if let [(_, spec)] = runs[..] {
+            return self.quantize(self.x.clone(), transform, spec);
+        }
+        // Runs of different ranges are dispatches of their own; their codes are copied together.
+        let mut start = 0;
+        let parts = runs.iter().map(|&(tokens, spec)| {
+            let rows = start..start + tokens;
+            start = rows.end;
+            self.quantize(self.x.clone().slice([rows]), transform, spec)
+        });
+        joined(&parts.collect::<Vec<_>>())
+    }
+
+    fn quantize(
+        &self,
+        x: Tensor<2>,
+        transform: Option<&Transform>,
+        spec: TokenSpec,
+    ) -> PackedTensor {
+        let none = TokenTransform::default();
+        let tensors = transform.map_or(&none, |transform| &transform.tensors);
         match &self.step {
-            Step::Nothing => activate_quantize(x, Activation::Identity, spec),
-            Step::GeluTanh => activate_quantize(x, Activation::GeluTanh, spec),
+            Step::Nothing => transform_quantize(x, Activation::Identity, tensors, spec),
+            Step::GeluTanh => transform_quantize(x, Activation::GeluTanh, tensors, spec),
             Step::Norm(step) => {
-                let (norm, Modulation { factor, offset }) = &**step;
-                let [factor, offset] = [factor, offset].map(|row| row.clone().flatten(0, 1));
-                layer_norm_quantize(x, factor, offset, norm.eps(), spec)
+                let (norm, modulation) = &**step;
+                let modulation = match transform {
+                    Some(transform) => transform.after(modulation),
+                    None => modulation.clone(),
+                };
+                let Modulation { factor, offset } = modulation;
+                let [factor, offset] = [factor, offset].map(|row| row.flatten(0, 1));
+                layer_norm_quantize(x, factor, offset, norm.eps(), tensors.hadamard, spec)
             }
         }
     }
+}
+
+fn is_same(a: &Arc<InputTransform>, b: &Arc<InputTransform>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+fn is_same_or_none(known: Option<&Arc<InputTransform>>, transform: Option<&Transform>) -> bool {
+    match (known, transform) {
+        (None, None) => true,
+        (Some(known), Some(transform)) => is_same(known, &transform.host),
+        _ => false,
+    }
+}
+
+/// Codes of neighbouring tokens in one tensor.
+fn joined(parts: &[PackedTensor]) -> PackedTensor {
+    let tensors = |of: fn(&PackedTensor) -> Tensor<2, Int>| {
+        Tensor::cat(parts.iter().map(of).collect::<Vec<_>>(), 0)
+    };
+    let (codes, grid) = (tensors(|part| part.codes.clone()), tensors(|part| part.grid.clone()));
+    PackedTensor { codes, grid, ..parts[0].clone() }
 }
 
 /// Tokens in the form that a packed layer multiplies.

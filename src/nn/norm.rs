@@ -145,7 +145,7 @@ impl RmsNorm {
             let normed = self.forward(x);
             return rotation.map_or_else(|| normed.clone(), |r| r.apply(normed.clone()));
         }
-        let rotation = rotation.map(|Rotation { cos, sin }| [cos.clone(), sin.clone()]);
+        let rotation = rotation.map(|Rotation { cos, sin, .. }| [cos.clone(), sin.clone()]);
         let element = Element::of(dtype);
         norm_rope(x, self.weight.clone(), self.eps as f32, rotation, element)
     }

@@ -4,6 +4,7 @@
 //! `dim` channels turns by `position · 10000^(−2j/dim)`. Angles and their functions are f64 until
 //! they are stored, as in the published models.
 
+use super::FrameTokens;
 use crate::kernels::rope::rope;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::ops::Range;
@@ -65,10 +66,11 @@ impl RopeGrid {
     /// The rotation of some of the tokens.
     pub fn rotation(&self, tokens: Range<usize>, device: &Device) -> Rotation {
         let [time, height, width] = &self.axes;
+        let plane = height.len * width.len;
+        let frames = FrameTokens { first: tokens.start, per_frame: plane };
         let shape = [tokens.len(), time.pairs + height.pairs + width.pairs];
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for token in tokens {
-            let plane = height.len * width.len;
             let indices = [token / plane, token % plane / width.len, token % width.len];
             for (axis, index) in self.axes.iter().zip(indices) {
                 cos.extend_from_slice(&axis.cos[axis.at(index)]);
@@ -76,17 +78,20 @@ impl RopeGrid {
             }
         }
         let tensor = |values| Tensor::from_data(TensorData::new(values, shape), device);
-        Rotation { cos: tensor(cos), sin: tensor(sin) }
+        Rotation { cos: tensor(cos), sin: tensor(sin), frames }
     }
 }
 
-/// How some tokens' queries and keys are rotated, `[tokens, head_dim / 2]` each.
+/// How some tokens' queries and keys are rotated, `[tokens, head_dim / 2]` each, and which tokens
+/// they are.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     /// Cosines of the angles.
     pub cos: Tensor<2>,
     /// Sines of the angles.
     pub sin: Tensor<2>,
+    /// The frames of the tokens.
+    pub frames: FrameTokens,
 }
 
 impl Rotation {

@@ -3,7 +3,7 @@
 //! A model asks for tensors by the names of the published checkpoint and never learns in which
 //! precision they were stored: [`Weights::linear`] hands back whichever [`Linear`] the source has.
 
-use super::{HostWeights, Linear};
+use super::{HostWeights, Linear, RunClock};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::PathBuf;
 
@@ -113,6 +113,7 @@ pub struct Weights<'a> {
     source: &'a dyn WeightSource,
     prefix: String,
     device: Device,
+    clock: RunClock,
 }
 
 impl std::fmt::Debug for Weights<'_> {
@@ -124,7 +125,18 @@ impl std::fmt::Debug for Weights<'_> {
 impl<'a> Weights<'a> {
     /// The root of `source`; tensors are placed on `device`.
     pub fn new(source: &'a dyn WeightSource, device: &Device) -> Self {
-        Self { source, prefix: String::new(), device: device.clone() }
+        Self { source, prefix: String::new(), device: device.clone(), clock: RunClock::default() }
+    }
+
+    /// The same for layers that ask `clock` where in a run they are.
+    #[must_use]
+    pub fn with_clock(self, clock: &RunClock) -> Self {
+        Self { clock: clock.clone(), ..self }
+    }
+
+    /// What the layers ask where in a run they are.
+    pub fn clock(&self) -> &RunClock {
+        &self.clock
     }
 
     /// The parameters under `name.`.
@@ -152,9 +164,7 @@ impl<'a> Weights<'a> {
         &self,
         load: impl FnOnce(&Weights<'_>) -> Result<T, WeightError>,
     ) -> Result<(HostWeights, T), WeightError> {
-        HostWeights::record(self.source, |source| {
-            load(&Weights { source, prefix: self.prefix.clone(), device: self.device.clone() })
-        })
+        HostWeights::record(self.source, |source| load(&Weights { source, ..self.clone() }))
     }
 
     /// Tensor `name` as f32 values.
@@ -213,7 +223,7 @@ impl<'a> Weights<'a> {
         out_features: usize,
         in_features: usize,
     ) -> Result<Linear, WeightError> {
-        self.source.linear(&self.full(name), out_features, in_features, true, &self.device)
+        self.linear_of(name, out_features, in_features, true)
     }
 
     /// The linear layer `name` without a bias.
@@ -227,7 +237,20 @@ impl<'a> Weights<'a> {
         out_features: usize,
         in_features: usize,
     ) -> Result<Linear, WeightError> {
-        self.source.linear(&self.full(name), out_features, in_features, false, &self.device)
+        self.linear_of(name, out_features, in_features, false)
+    }
+
+    fn linear_of(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        has_bias: bool,
+    ) -> Result<Linear, WeightError> {
+        let name = self.full(name);
+        let linear =
+            self.source.linear(&name, out_features, in_features, has_bias, &self.device)?;
+        Ok(linear.with_clock(&self.clock))
     }
 
     fn full(&self, name: &str) -> String {

@@ -35,8 +35,9 @@
 use super::WanConfig;
 use crate::models::blocks::Block;
 use crate::nn::{
-    AttentionPrecision, KeysValues, LayerNorm, Limits, Linear, LinearInput, Modulation,
-    MultiHeadAttention, RmsNorm, Rotation, Trace, WeightError, Weights, map_token_chunks,
+    AttentionPrecision, FrameTokens, KeysValues, LayerNorm, Limits, Linear, LinearInput,
+    Modulation, MultiHeadAttention, RmsNorm, Rotation, Trace, WeightError, Weights,
+    map_token_chunks,
 };
 use burn::tensor::Tensor;
 use std::fmt::Arguments;
@@ -86,9 +87,11 @@ impl Projections {
         q: Tensor<2>,
         keys_values: &[KeysValues],
         gate: Option<&Tensor<2>>,
+        frames: FrameTokens,
         (name, trace): (Arguments<'_>, &mut Trace<'_>),
     ) -> Tensor<2> {
-        let found = LinearInput::new(self.attention.forward(q, keys_values));
+        let found = self.attention.forward(q, keys_values);
+        let found = LinearInput::new(found).of_frames(Some(frames));
         trace.record_with(name, || self.to_out.forward_input(&found));
         self.to_out.forward_add(&found, hidden, gate)
     }
@@ -205,6 +208,11 @@ impl WanBlock {
         self.attn2.keys_values(&text, None)
     }
 
+    /// Whether the text has other keys and values at another step of a run.
+    pub fn text_depends_on_step(&self) -> bool {
+        self.attn2.to_k.depends_on_step() || self.attn2.to_v.depends_on_step()
+    }
+
     /// What a timestep does in this block; `timestep_proj` is `[6, dim]`.
     ///
     /// # Panics
@@ -234,11 +242,11 @@ impl WanBlock {
         trace: &mut Trace<'_>,
     ) -> Vec<Tensor<2>> {
         let hidden = self.self_attention(hidden, timestep, rotations, trace);
-        let finish = |hidden| {
-            let hidden = self.cross_attention(hidden, text, trace);
-            self.feed_forward(hidden, timestep, trace)
+        let finish = |(hidden, rotation): (Tensor<2>, &Rotation)| {
+            let hidden = self.cross_attention(hidden, text, rotation.frames, trace);
+            self.feed_forward(hidden, timestep, rotation.frames, trace)
         };
-        hidden.into_iter().map(finish).collect()
+        hidden.into_iter().zip(rotations).map(finish).collect()
     }
 
     fn self_attention(
@@ -260,6 +268,7 @@ impl WanBlock {
                     Some(&timestep.attention),
                     trace,
                 );
+                let normed = normed.of_frames(Some(rotation.frames));
                 let keys_values = self.attn1.keys_values(&normed, Some(rotation));
                 (normed, keys_values)
             })
@@ -269,7 +278,7 @@ impl WanBlock {
             let q = self.attn1.q(&normed, Some(rotation));
             drop(normed);
             let shown = (format_args!("block{}.attn1", self.index), &mut *trace);
-            self.attn1.attend(hidden, q, &keys_values, gate, shown)
+            self.attn1.attend(hidden, q, &keys_values, gate, rotation.frames, shown)
         };
         hidden.into_iter().zip(normed).zip(rotations).map(attend).collect()
     }
@@ -278,6 +287,7 @@ impl WanBlock {
         &self,
         hidden: Tensor<2>,
         text: &KeysValues,
+        frames: FrameTokens,
         trace: &mut Trace<'_>,
     ) -> Tensor<2> {
         let normed = match &self.norm2 {
@@ -287,22 +297,28 @@ impl WanBlock {
                 LinearInput::new(hidden.clone())
             }
         };
+        let normed = normed.of_frames(Some(frames));
         let q = self.attn2.q(&normed, None);
         drop(normed);
         let shown = (format_args!("block{}.attn2", self.index), trace);
-        self.attn2.attend(hidden, q, std::slice::from_ref(text), None, shown)
+        self.attn2.attend(hidden, q, std::slice::from_ref(text), None, frames, shown)
     }
 
     fn feed_forward(
         &self,
         hidden: Tensor<2>,
         timestep: &BlockTimestep,
+        frames: FrameTokens,
         trace: &mut Trace<'_>,
     ) -> Tensor<2> {
+        let mut done = 0;
         let (modulation, gate) = (&timestep.feed_forward, &timestep.feed_forward_gate);
         let hidden = map_token_chunks(hidden, self.ffn_tokens, |hidden| {
+            let frames = Some(frames.skip(done));
+            done += hidden.dims()[0];
             let normed = self.normed("norm3", &self.plain_norm, &hidden, Some(modulation), trace);
-            let wide = LinearInput::gelu_tanh(self.ffn_up.forward_input(&normed));
+            let wide = self.ffn_up.forward_input(&normed.of_frames(frames));
+            let wide = LinearInput::gelu_tanh(wide).of_frames(frames);
             let name = format_args!("block{}.ffn", self.index);
             trace.record_with(name, || self.ffn_down.forward_input(&wide));
             self.ffn_down.forward_add(&wide, hidden, Some(gate))

@@ -61,6 +61,11 @@ impl WanEmbedder {
         text
     }
 
+    /// Whether the text becomes other tokens at another step of a run.
+    pub fn text_depends_on_step(&self) -> bool {
+        self.text_embedder.iter().any(Linear::depends_on_step)
+    }
+
     /// The tokens of a latent `[in_channels, frames, height, width]` in as many parts as the limits
     /// ask for, `[tokens, dim]` each.
     ///

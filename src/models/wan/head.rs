@@ -3,7 +3,9 @@
 use super::WanConfig;
 use super::block::modulation;
 use super::config::{PATCH, PATCH_PIXELS};
-use crate::nn::{LayerNorm, Linear, LinearInput, Modulation, Trace, WeightError, Weights};
+use crate::nn::{
+    FrameTokens, LayerNorm, Linear, LinearInput, Modulation, Trace, WeightError, Weights,
+};
 use burn::tensor::Tensor;
 
 /// The last normalization and projection.
@@ -54,10 +56,13 @@ impl WanHead {
         grid: [usize; 3],
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
+        let mut frames = FrameTokens { first: 0, per_frame: grid[1] * grid[2] };
         let project = |hidden: Tensor<2>| {
+            let of_frames = Some(frames);
+            frames = frames.skip(hidden.dims()[0]);
             trace.record_with("norm_out", || self.norm_out.forward(hidden.clone()));
             let normed = LinearInput::normed(hidden, &self.norm_out, Some(timestep));
-            let patches = self.proj_out.forward_input(&normed);
+            let patches = self.proj_out.forward_input(&normed.of_frames(of_frames));
             trace.record("proj_out", &patches);
             patches
         };

@@ -6,7 +6,8 @@ use super::embedder::{WanEmbedder, rotations};
 use super::head::WanHead;
 use crate::models::blocks::Blocks;
 use crate::nn::{
-    AttentionPrecision, KeysValues, Limits, Modulation, Rotation, Trace, WeightError, Weights,
+    AttentionPrecision, KeysValues, Limits, Modulation, Rotation, RunClock, Trace, WeightError,
+    Weights,
 };
 use burn::tensor::{Device, Tensor};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -14,10 +15,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// A prompt as the blocks see it: their cross-attention's keys and values.
 ///
 /// They depend on nothing but the text, so they are computed once per prompt and not once per
-/// step; `2 · num_layers · tokens · dim` values.
+/// step; `2 · num_layers · tokens · dim` values. Only where a layer of the text is quantized
+/// differently by step are they computed anew in each forward pass.
 #[derive(Clone, Debug)]
 pub struct TextContext {
     blocks: Vec<KeysValues>,
+    /// `[tokens, text_dim]`, if the above depend on the step.
+    embeds: Option<Tensor<2>>,
 }
 
 /// A timestep as the blocks and the head see it.
@@ -50,6 +54,7 @@ pub struct WanTransformer {
     config: WanConfig,
     limits: Limits,
     device: Device,
+    clock: RunClock,
     embedder: WanEmbedder,
     blocks: Blocks<WanBlock>,
     head: WanHead,
@@ -95,6 +100,7 @@ impl WanTransformer {
             config: config.clone(),
             limits,
             device: weights.device().clone(),
+            clock: weights.clock().clone(),
         })
     }
 
@@ -117,14 +123,30 @@ impl WanTransformer {
     ///
     /// If `embeds` has not `text_dim` columns.
     pub fn text_context(&self, embeds: Tensor<2>, trace: &mut Trace<'_>) -> TextContext {
-        let text = self.embedder.embed_text(embeds, trace);
+        let text = self.embedder.embed_text(embeds.clone(), trace);
         let mut blocks = Vec::with_capacity(self.config.num_layers);
-        self.blocks.for_each(|_, block| blocks.push(block.text_keys_values(&text)));
-        TextContext { blocks }
+        let mut depends_on_step = self.embedder.text_depends_on_step();
+        self.blocks.for_each(|_, block| {
+            depends_on_step |= block.text_depends_on_step();
+            blocks.push(block.text_keys_values(&text));
+        });
+        TextContext { blocks, embeds: depends_on_step.then_some(embeds) }
+    }
+
+    /// Whether it computes something else at another step of a run: then it serves one run at a
+    /// time.
+    pub fn depends_on_step(&self) -> bool {
+        self.clock.is_read()
+    }
+
+    /// Begins a run: layers whose quantizers depend on the step count from here.
+    pub fn begin_run(&self) {
+        self.clock.restart();
     }
 
     /// What the blocks and the head need of a timestep, in 0 to 1000.
     pub fn timestep_context(&self, timestep: f32, trace: &mut Trace<'_>) -> TimestepContext {
+        self.clock.begin_step(timestep);
         let (temb, timestep_proj) = self.embedder.embed_timestep(timestep, trace);
         TimestepContext {
             timestep_proj,
@@ -171,6 +193,9 @@ impl WanTransformer {
         text: &TextContext,
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
+        self.clock.begin_call();
+        let anew = text.embeds.as_ref().map(|embeds| self.text_context(embeds.clone(), trace));
+        let text = anew.as_ref().unwrap_or(text);
         let grid = self.config.grid(latent.dims());
         let mut hidden = self.embedder.embed_patches(latent, trace);
         let rotations = self.rotations(grid);
