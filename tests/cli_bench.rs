@@ -54,7 +54,7 @@ fn the_list_names_every_suite_and_model() {
 fn wrong_usage_is_refused_before_anything_is_measured() {
     for (arguments, words) in [
         (&["matmuls"][..], "expected one of matmul"),
-        (&["--bits", "5"], "expected 2, 3, 4 or 8"),
+        (&["--bits", "5"], "expected 2, 3, 4, 6 or 8"),
         (&["--tokens", "0"], "expected a number"),
         (&["--backend", "cuda"], "vulkan"),
         (&["--precisions", "w5a5"], "no precision"),

@@ -81,7 +81,7 @@ fn parse_suite(text: &str) -> Result<Suite, String> {
 
 fn parse_bits(text: &str) -> Result<Bits, String> {
     let bits = text.parse().ok().and_then(Bits::from_u32);
-    bits.ok_or_else(|| "expected 2, 3, 4 or 8".to_owned())
+    bits.ok_or_else(|| "expected 2, 3, 4, 6 or 8".to_owned())
 }
 
 fn parse_tokens(text: &str) -> Result<usize, String> {

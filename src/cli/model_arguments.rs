@@ -109,7 +109,7 @@ impl FilesArgs {
 /// In which precision the transformer is loaded.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PrecisionArgs {
-    /// Quantize the transformer while loading: full, or w<2|3|4|8>a<3|4|8|16>, such as w4a4
+    /// Quantize the transformer while loading: full, or w<2|3|4|6|8>a<3|4|6|8|16>, such as w4a4
     #[arg(long, value_name = "PRECISION", help_heading = "Quantization")]
     bits: Option<Precision>,
     #[command(flatten)]

@@ -21,7 +21,7 @@ pub(super) struct Args {
     model: PathBuf,
     #[command(flatten)]
     files: FilesArgs,
-    /// Precision of the transformer: w<2|3|4|8>a<3|4|8|16>, such as w4a4
+    /// Precision of the transformer: w<2|3|4|6|8>a<3|4|6|8|16>, such as w4a4
     #[arg(long, value_name = "PRECISION", default_value = "w4a4", help_heading = "Quantization")]
     bits: Precision,
     #[command(flatten)]
@@ -85,10 +85,10 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
 fn text_encoder_rounding(precision: Precision) -> anyhow::Result<Option<Rounding>> {
     match precision {
         Precision { weights: None, .. } => Ok(None),
-        Precision { weights: Some(Bits::B8 | Bits::B4), activations: None } => {
+        Precision { weights: Some(Bits::B8 | Bits::B6 | Bits::B4), activations: None } => {
             Ok(Some(Rounding::new(Scope::every_layer(precision))))
         }
-        _ => bail!("--text-encoder-bits {precision}: use full, w8a16 or w4a16"),
+        _ => bail!("--text-encoder-bits {precision}: use full, w8a16, w6a16 or w4a16"),
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// Folder for checkpoints, measurements, figures and the trained model
     #[arg(short, long, value_name = "FOLDER", help_heading = "Values of the file")]
     out: Option<PathBuf>,
-    /// Precision: full, or w<2|3|4|8>a<3|4|8|16>
+    /// Precision: full, or w<2|3|4|6|8>a<3|4|6|8|16>
     #[arg(long, value_name = "PRECISION", help_heading = "Values of the file")]
     bits: Option<String>,
     /// Method: qvgen, lsq, q-dm, efficient-dm and others

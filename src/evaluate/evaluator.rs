@@ -201,7 +201,7 @@ impl<'a> Evaluator<'a> {
             let caption = scenes[i].1.caption;
             Ok((caption.motion, Scores::of(caption, &self.sampler.decode(&latents[i])?)))
         };
-        let scores = self.sampler.map(scenes.len(), one, &mut |_| {})?;
+        let scores = self.sampler.map(scenes.len(), true, one, &mut |_| {})?;
         self.ceiling = CaptionScores::of(&[scores]);
         let has_held_out = scenes.iter().any(|(_, scene)| scene.is_held_out());
         let is_probe = |scene: &crate::world::Scene| scene.is_held_out() || !has_held_out;
@@ -256,7 +256,9 @@ impl<'a> Evaluator<'a> {
         };
         let mut all = self
             .sampler
-            .map(total, one, &mut |done| progress(Stage::Velocity, done, total))?
+            .map(total, !transformer.depends_on_step(), one, &mut |done| {
+                progress(Stage::Velocity, done, total);
+            })?
             .into_iter();
         Ok(seeds.iter().map(|_| all.by_ref().take(probes.len()).collect()).collect())
     }

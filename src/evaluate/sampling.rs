@@ -121,7 +121,7 @@ impl<'a> ClipSampler<'a> {
             let clip = self.decode(&latent)?;
             Ok(Sample { latent, clip })
         };
-        self.map(jobs.len(), one, progress)
+        self.map(jobs.len(), !transformer.depends_on_step(), one, progress)
     }
 
     /// The clip of a latent.
@@ -158,7 +158,7 @@ impl<'a> ClipSampler<'a> {
             assert_eq!(latent.dims(), self.shape, "shape of an encoded clip");
             Ok(read(latent)?)
         };
-        self.map(clips.len(), one, &mut |_| {})
+        self.map(clips.len(), true, one, &mut |_| {})
     }
 
     /// The velocities that the transformer predicts between `latent` and the noise of `seed`, one
@@ -174,6 +174,7 @@ impl<'a> ClipSampler<'a> {
         latent: &[f32],
         (seed, levels): (u64, &[f64]),
     ) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        transformer.begin_run();
         let context = transformer.text_context(embeds.clone(), &mut Trace::off());
         let noise = velocity_noise(seed, latent.len());
         let one = |&level: &f64| {
@@ -188,17 +189,18 @@ impl<'a> ClipSampler<'a> {
         levels.iter().map(one).collect()
     }
 
-    /// `one(0)` to `one(count − 1)`: side by side on the CPU, otherwise in turn.
+    /// `one(0)` to `one(count − 1)`: side by side on the CPU, if they may be, otherwise in turn.
     ///
     /// As many at a time as there are threads, which bounds the memory and lets the first error
     /// end the work.
     pub(super) fn map<T: Send>(
         &self,
         count: usize,
+        may_be_parallel: bool,
         one: impl Fn(usize) -> Result<T, EvaluateError> + Sync,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<T>, EvaluateError> {
-        let is_parallel = self.sampler.device.adapter.is_none();
+        let is_parallel = may_be_parallel && self.sampler.device.adapter.is_none();
         let width = if is_parallel { rayon::current_num_threads().max(1) } else { 1 };
         let mut results = Vec::with_capacity(count);
         for start in (0..count).step_by(width) {

@@ -9,7 +9,7 @@
 //! implementation orders it otherwise, the family turns it on the way in and out.
 
 use super::LinearShape;
-use crate::nn::{AttentionPrecision, Limits, Trace, WeightError, Weights};
+use crate::nn::{AttentionPrecision, Limits, RunClock, Trace, WeightError, Weights};
 use burn::tensor::Tensor;
 use std::any::Any;
 use std::fmt::Debug;
@@ -223,6 +223,21 @@ pub struct BlockTensors {
 pub trait Denoiser: Debug + Send + Sync {
     /// Its sizes.
     fn config(&self) -> &dyn DenoiserConfig;
+
+    /// What its layers ask where in a run they are: `timestep_context` begins a step of it and
+    /// `forward_at` a call.
+    fn clock(&self) -> &RunClock;
+
+    /// Begins a run: layers whose quantizers depend on the step count from here.
+    fn begin_run(&self) {
+        self.clock().restart();
+    }
+
+    /// Whether it computes something else at another step of a run: then it serves one run at a
+    /// time.
+    fn depends_on_step(&self) -> bool {
+        self.clock().is_read()
+    }
 
     /// The same with attention in another precision.
     #[must_use]

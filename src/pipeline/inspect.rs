@@ -129,8 +129,7 @@ impl WeightFacts {
     fn precision_of(&self, tensor: &str) -> Option<String> {
         let (layer, suffix) = tensor.rsplit_once('.')?;
         let entry = self.quantization.as_ref()?.layers.get(layer)?;
-        let activations = entry.activations.as_ref().map_or(16, |activations| activations.bits);
-        (suffix == "codes").then(|| format!("w{}a{activations}", entry.bits))
+        (suffix == "codes").then(|| entry.precision())
     }
 }
 

@@ -275,16 +275,17 @@ impl ComponentWeights {
             Self::Rounded(source) => source
                 .rounding
                 .layer(&layer.name)
-                .map(|spec| (spec.weights.bits.get(), spec.weights.group_size)),
+                .map(|spec| (spec.weights.bits.get(), spec.weights.group_size, 0)),
             Self::Packed(source) => {
                 let entry = source.manifest().layers.get(&layer.name);
-                entry.map(|entry| (entry.bits, entry.group_size))
+                entry
+                    .map(|entry| (entry.bits, entry.group_size, entry.extra_bytes([rows, columns])))
             }
         };
         let values = rows.saturating_mul(columns);
-        packed.map_or(values.saturating_mul(4), |(bits, group_size)| {
+        packed.map_or(values.saturating_mul(4), |(bits, group_size, extras)| {
             let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
-            values / 8 * u64::from(bits) + rows * groups * 12
+            (values / 8 * u64::from(bits)).saturating_add(rows * groups * 12).saturating_add(extras)
         })
     }
 

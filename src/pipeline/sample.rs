@@ -121,6 +121,7 @@ impl Sampler<'_> {
         embeds: Vec<Tensor<2>>,
         progress: &mut Progress<'_>,
     ) -> Result<Vec<f32>, PipelineError> {
+        transformer.begin_run();
         let contexts: Vec<TextContext> = embeds
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
@@ -251,6 +252,7 @@ impl Sampler<'_> {
     ) -> Result<(), PipelineError> {
         let timesteps = scheduler.timesteps().to_vec();
         let guided = guided_steps(timesteps.len(), guidance.late_drop);
+        transformer.begin_run();
         progress(Stage::Denoise, 0, timesteps.len());
         for (step, &timestep) in timesteps.iter().enumerate() {
             self.cancel.check()?;

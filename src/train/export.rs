@@ -81,11 +81,15 @@ impl Export<'_> {
         let tensors = self.tensors();
         let specs: Vec<TensorSpec> =
             tensors.iter().flat_map(|(name, shape, fate)| fate.specs(name, shape)).collect();
-        let metadata = match self.layers {
+        let manifest = match self.layers {
             Some(_) => {
                 let source_sha256 = checksum(&component.weights()?, cancel)?;
-                self.manifest(&tensors, source_sha256).to_metadata()
+                Some(self.manifest(&tensors, source_sha256))
             }
+            None => None,
+        };
+        let metadata = match &manifest {
+            Some(manifest) => manifest.to_metadata(),
             None => [("format".to_owned(), "pt".to_owned())].into(),
         };
         fs::create_dir(out).map_err(OutputError::io("create", out))?;
@@ -105,8 +109,8 @@ impl Export<'_> {
             }
         }
         writer.finish()?;
-        let config = match self.layers {
-            Some(_) => config_with_note(&component.config, &precision(&tensors)),
+        let config = match &manifest {
+            Some(manifest) => config_with_note(&component.config, manifest),
             None => component.config.clone(),
         };
         Ok(write_json(&out.join(component.kind.config_file()), &config)?)

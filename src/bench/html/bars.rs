@@ -50,6 +50,7 @@ fn color(precision: &str) -> usize {
         Some("8") => 0,
         Some("4") => 2,
         Some("3") => 1,
+        Some("6") => 3,
         Some("16") => 4,
         _ => 6,
     }

@@ -6,13 +6,16 @@ use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Wor
 use crate::kernels::device::OpenDevice;
 use crate::kernels::qmatmul as many;
 use crate::kernels::qmatvec::MAX_TOKENS;
-use crate::kernels::{PackedTensor, qmatmul, qmatmul_float, qmatvec, quantize_tokens};
+use crate::kernels::{Branch, Epilogue, PackedTensor};
+use crate::kernels::{qmatmul, qmatmul_float, qmatvec, quantize_tokens};
 use crate::nn::{FullLinear, Linear};
 use crate::quant::{Bits, PackedRows, Scheme, TokenRange, TokenSpec, words_per_row};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Rows and columns of the result that are recomputed.
 const SAMPLES: usize = 24;
+/// Rank of a full-precision branch, that of `SVDQuant`.
+const RANK: usize = 32;
 
 /// Tokens, rows and columns of the weight.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,8 @@ enum Form {
     Packed(Bits),
     /// The same, with the tokens' quantization.
     Linear(Bits),
+    /// Packed tokens and weight, and both factors of a branch of rank [`RANK`].
+    LowRank(Bits),
     /// Float tokens, packed weight, bias.
     WeightOnly(Bits),
     /// This crate's full precision: product and bias.
@@ -48,12 +53,13 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
                 entries.push(entry(shape, Form::Burn(DType::F16)).as_baseline(Baseline::BurnF16));
             }
             // Two-bit tokens have no kernel.
-            let both = selection.bits.iter().copied().filter(|&bits| bits != Bits::B2);
+            let both = selection.bits.iter().copied().filter(|bits| Bits::OF_TOKENS.contains(bits));
             entries.extend(both.map(|bits| entry(shape, Form::Packed(bits))));
         }
         let (n, k) = selection.shapes()[0];
         if let Some(&bits) = selection.bits.iter().find(|&&bits| bits == Bits::B4) {
             entries.push(entry(Shape { m, n, k }, Form::Linear(bits)));
+            entries.push(entry(Shape { m, n, k }, Form::LowRank(bits)));
             entries.push(entry(Shape { m, n, k }, Form::WeightOnly(bits)));
         }
     }
@@ -72,6 +78,7 @@ fn entry(shape: Shape, form: Form) -> Entry {
     let (kernel, precision) = match form {
         Form::Packed(bits) => ("qmatmul", format!("w{bits}a{bits}")),
         Form::Linear(bits) => ("quantize+qmatmul", format!("w{bits}a{bits}")),
+        Form::LowRank(bits) => ("qmatmul+low_rank", format!("w{bits}a{bits}")),
         Form::WeightOnly(bits) if m <= MAX_TOKENS => ("qmatvec", format!("w{bits}a16")),
         Form::WeightOnly(bits) => ("qmatmul_float", format!("w{bits}a16")),
         Form::Full => ("full", "f32".to_owned()),
@@ -97,6 +104,12 @@ fn work(Shape { m, n, k }: Shape, form: Form) -> Work {
             Work { integer_ops: ops, bytes: packed(bits, m) + packed(bits, n) + y, ..work }
         }
         Form::Linear(bits) => Work { integer_ops: ops, bytes: x + packed(bits, n) + y, ..work },
+        Form::LowRank(bits) => Work {
+            integer_ops: ops,
+            f32_ops: 2.0 * (m * RANK) as f64 * (n + k) as f64,
+            bytes: x + packed(bits, m) + packed(bits, n) + 4.0 * (RANK * (n + k)) as f64 + y,
+            ..work
+        },
         Form::WeightOnly(bits) => Work { f32_ops: ops, bytes: x + packed(bits, n) + y, ..work },
         Form::Burn(DType::F16) => {
             Work { f16_ops: ops, bytes: (x + y) / 2.0 + 2.0 * (n * k) as f64, ..work }
@@ -116,9 +129,16 @@ fn token_spec(bits: Bits) -> TokenSpec {
 enum Operands {
     Packed { x: PackedTensor, w: PackedTensor, bias: Tensor<1> },
     Linear { x: Tensor<2>, w: PackedTensor, bias: Tensor<1>, spec: TokenSpec },
+    LowRank { x: Tensor<2>, codes: PackedTensor, w: PackedTensor, bias: Tensor<1>, branch: LowRank },
     WeightOnly { x: Tensor<2>, w: PackedTensor, bias: Tensor<1> },
     Full { x: Tensor<2>, layer: Box<Linear> },
     Burn { x: Tensor<2>, w: Tensor<2> },
+}
+
+/// Factors of a branch, `[in_features, RANK]` and `[out_features, RANK]`.
+struct LowRank {
+    down: Tensor<2>,
+    up: Tensor<2>,
 }
 
 struct Product {
@@ -161,6 +181,21 @@ impl Product {
                 };
                 (operands, expected, 1e-4)
             }
+            Form::LowRank(bits) => {
+                let w = weight(bits);
+                let packed = quantize_tokens(x.clone(), token_spec(bits));
+                let codes = select(&packed, &rows);
+                let plain = many::reference(&codes, &rows_of(&w, &columns), &some_bias);
+                let factors = [(k, 11), (n, 13)].map(|(rows, seed)| {
+                    (rows, random::values(rows * RANK, seed, (3.0 / RANK as f32).sqrt()))
+                });
+                let expected = with_branch(plain, &some_x, &factors[0].1, &factors[1].1, &columns);
+                let [down, up] = factors.map(|(rows, values)| {
+                    Tensor::from_data(TensorData::new(values, [rows, RANK]), device)
+                });
+                let (w, branch) = (PackedTensor::from_rows(&w, device), LowRank { down, up });
+                (Operands::LowRank { x, codes: packed, w, bias, branch }, expected, 1e-4)
+            }
             Form::WeightOnly(bits) => {
                 let w = weight(bits);
                 let some_w = rows_of(&w, &columns).values();
@@ -198,6 +233,25 @@ fn select(packed: &PackedTensor, rows: &[usize]) -> PackedRows {
     PackedTensor { codes, grid, ..packed.clone() }.to_rows()
 }
 
+/// `y + (x · down) · upᵀ`, the rows `columns` of `up`, in f64.
+fn with_branch(y: Vec<f32>, x: &[f32], down: &[f32], up: &[f32], columns: &[usize]) -> Vec<f32> {
+    let small = |x: &[f32]| -> Vec<f64> {
+        let mut small = vec![0.0; RANK];
+        for (x, row) in x.iter().zip(down.chunks(RANK)) {
+            small.iter_mut().zip(row).for_each(|(sum, d)| *sum += f64::from(*x) * f64::from(*d));
+        }
+        small
+    };
+    let add = |(y, x): (&[f32], &[f32])| -> Vec<f32> {
+        let small = small(x);
+        let branch = |column: usize| -> f64 {
+            small.iter().zip(&up[column * RANK..]).map(|(s, u)| s * f64::from(*u)).sum()
+        };
+        y.iter().zip(columns).map(|(y, &c)| (f64::from(*y) + branch(c)) as f32).collect()
+    };
+    y.chunks(columns.len()).zip(x.chunks(down.len() / RANK)).flat_map(add).collect()
+}
+
 /// `x · wᵀ + bias` in f64.
 fn product(x: &[f32], w: &[f32], k: usize, bias: &[f32]) -> Vec<f32> {
     let dot = |x: &[f32], w: &[f32]| -> f64 {
@@ -217,6 +271,11 @@ impl Job for Product {
             Operands::Packed { x, w, bias } => qmatmul(x, w, bias.clone()),
             Operands::Linear { x, w, bias, spec } => {
                 qmatmul(&quantize_tokens(x.clone(), *spec), w, bias.clone())
+            }
+            Operands::LowRank { x, codes, w, bias, branch } => {
+                let small = x.clone().matmul(branch.down.clone());
+                let branch = Some(Branch { small, up: branch.up.clone() });
+                qmatmul(codes, w, Epilogue { bias: bias.clone(), branch, residual: None })
             }
             Operands::WeightOnly { x, w, bias } if x.dims()[0] <= MAX_TOKENS => {
                 qmatvec(x.clone(), w, bias.clone())
@@ -241,6 +300,7 @@ impl Job for Product {
     fn form(&self) -> Option<String> {
         match &self.operands {
             Operands::Packed { x, w, .. } => Some(many::form_name(x, w)),
+            Operands::LowRank { codes, w, .. } => Some(many::form_name(codes, w)),
             Operands::Linear { x, w, spec, .. } => {
                 Some(many::form_name(&quantize_tokens(x.clone(), *spec), w))
             }

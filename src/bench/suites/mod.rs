@@ -45,7 +45,7 @@ impl Selection {
     pub fn for_device(open: &OpenDevice, is_quick: bool) -> Self {
         let is_gpu = open.adapter.as_ref().is_some_and(|adapter| !adapter.is_software());
         let small = if is_gpu { Model::usual() } else { Model::pocket() };
-        let widths: &[u32] = if is_quick { &[4] } else { &[3, 4, 8] };
+        let widths: &[u32] = if is_quick { &[4] } else { &[3, 4, 6, 8] };
         let bits: Vec<Bits> = widths.iter().filter_map(|&bits| Bits::from_u32(bits)).collect();
         let packed = bits
             .iter()

@@ -1,15 +1,17 @@
-//! Activations to packed codes.
+//! Activations to packed codes, as they are and after a Walsh–Hadamard transform.
 
 use super::{Selection, not_run};
 use crate::bench::random::{self, indices, sampled};
 use crate::bench::{Entry, Failure, Identity, Job, Suite, Verified, Work};
-use crate::kernels::{PackedTensor, quantize_tokens};
+use crate::kernels::{Activation, PackedTensor, TokenTransform, transform_quantize};
 use crate::quant::{self, Bits, PackedRows, Scheme, TokenRange, TokenSpec};
-use crate::quant::{unpack_rows, words_per_row};
+use crate::quant::{check_hadamard, hadamard, unpack_rows, words_per_row};
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// Rows that are recomputed.
 const SAMPLES: usize = 24;
+/// Width of the blocks of a transform.
+const BLOCK: usize = 128;
 /// Codes that may differ by one, where a value lies at a tie to within rounding.
 const TIES: f64 = 0.002;
 
@@ -20,25 +22,33 @@ pub(super) fn entries(selection: &Selection) -> Vec<Entry> {
     let mut entries = Vec::new();
     for &tokens in &selection.tokens {
         for &k in &widths {
-            let bits = selection.bits.iter().filter(|&&bits| bits != Bits::B2);
-            entries.extend(bits.map(|&bits| entry(tokens, k, bits)));
+            let bits = selection.bits.iter().filter(|bits| Bits::OF_TOKENS.contains(bits));
+            for &bits in bits {
+                entries.push(entry(tokens, k, bits, None));
+                if check_hadamard(BLOCK, k).is_ok() {
+                    entries.push(entry(tokens, k, bits, Some(BLOCK)));
+                }
+            }
         }
     }
     entries
 }
 
-fn entry(tokens: usize, k: usize, bits: Bits) -> Entry {
+fn entry(tokens: usize, k: usize, bits: Bits, hadamard: Option<usize>) -> Entry {
     let parameters = [("tokens", tokens), ("in_features", k)];
     let case = format!("{tokens} x {k}");
-    let identity =
-        Identity::new(Suite::Quantize, case, "quantize_tokens", format!("a{bits}"), &parameters);
+    let kernel = if hadamard.is_some() { "hadamard+quantize_tokens" } else { "quantize_tokens" };
+    let identity = Identity::new(Suite::Quantize, case, kernel, format!("a{bits}"), &parameters);
     let bytes = tokens as f64 * (4 * k + 4 * words_per_row(bits, k) + 12) as f64;
     let work = Work { bytes, ..Work::default() };
-    Entry::new(identity, work, tokens * k, move |device| Quantize::boxed(tokens, k, bits, device))
+    Entry::new(identity, work, tokens * k, move |device| {
+        Quantize::boxed([tokens, k], bits, hadamard, device)
+    })
 }
 
 struct Quantize {
     x: Tensor<2>,
+    transform: TokenTransform,
     spec: TokenSpec,
     rows: Vec<usize>,
     expected: PackedRows,
@@ -46,15 +56,24 @@ struct Quantize {
 }
 
 impl Quantize {
-    fn boxed(m: usize, k: usize, bits: Bits, device: &Device) -> Result<Box<dyn Job>, Failure> {
+    fn boxed(
+        [m, k]: [usize; 2],
+        bits: Bits,
+        block: Option<usize>,
+        device: &Device,
+    ) -> Result<Box<dyn Job>, Failure> {
         let spec = TokenSpec { bits, scheme: Scheme::Asymmetric, range: TokenRange::FULL };
         let rows = sampled(m, SAMPLES, 1);
         let values = random::values(m * k, 3, 1.0);
-        let some: Vec<f32> =
+        let mut some: Vec<f32> =
             rows.iter().flat_map(|row| &values[row * k..(row + 1) * k]).copied().collect();
+        if let Some(block) = block {
+            hadamard(&mut some, block);
+        }
         let expected = quant::quantize_tokens(&some, k, spec);
+        let transform = TokenTransform { affine: None, hadamard: block };
         let x = Tensor::from_data(TensorData::new(values, [m, k]), device);
-        Ok(Box::new(Self { x, spec, rows, expected, y: None }))
+        Ok(Box::new(Self { x, transform, spec, rows, expected, y: None }))
     }
 }
 
@@ -77,7 +96,8 @@ fn difference(actual: &PackedRows, expected: &PackedRows) -> f64 {
 impl Job for Quantize {
     fn run(&mut self) {
         self.y = None;
-        self.y = Some(quantize_tokens(self.x.clone(), self.spec));
+        let (x, identity) = (self.x.clone(), Activation::Identity);
+        self.y = Some(transform_quantize(x, identity, &self.transform, self.spec));
     }
 
     fn verify(&mut self) -> Result<Verified, Failure> {

@@ -79,6 +79,11 @@ impl CogVideoXEmbedder {
         text
     }
 
+    /// Whether the text becomes other tokens at another step of a run.
+    pub fn text_depends_on_step(&self) -> bool {
+        self.text_proj.depends_on_step()
+    }
+
     /// The tokens of a latent `[in_channels, frames, height, width]`, `[tokens, dim]` per part;
     /// there is a position per part.
     ///

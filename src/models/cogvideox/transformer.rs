@@ -6,7 +6,7 @@ use super::embedder::CogVideoXEmbedder;
 use super::head::CogVideoXHead;
 use super::positions::{Positions, positions};
 use crate::models::blocks::Blocks;
-use crate::nn::{AttentionPrecision, Limits, Modulation, Trace, WeightError, Weights};
+use crate::nn::{AttentionPrecision, Limits, Modulation, RunClock, Trace, WeightError, Weights};
 use burn::tensor::{Device, Tensor};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -16,6 +16,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 #[derive(Clone, Debug)]
 pub struct TextContext {
     tokens: Tensor<2>,
+    /// `[tokens, text_embed_dim]`, if the above depend on the step of a run.
+    embeds: Option<Tensor<2>>,
 }
 
 /// A timestep as the blocks and the head see it.
@@ -46,6 +48,7 @@ pub struct CogVideoXTransformer {
     config: CogVideoXConfig,
     limits: Limits,
     device: Device,
+    clock: RunClock,
     embedder: CogVideoXEmbedder,
     blocks: Blocks<CogVideoXBlock>,
     head: CogVideoXHead,
@@ -91,6 +94,7 @@ impl CogVideoXTransformer {
             config: config.clone(),
             limits,
             device: weights.device().clone(),
+            clock: weights.clock().clone(),
         })
     }
 
@@ -120,11 +124,20 @@ impl CogVideoXTransformer {
     ///
     /// If `embeds` has not `text_embed_dim` columns.
     pub fn text_context(&self, embeds: Tensor<2>, trace: &mut Trace<'_>) -> TextContext {
-        TextContext { tokens: self.embedder.embed_text(embeds, trace) }
+        TextContext {
+            tokens: self.embedder.embed_text(embeds.clone(), trace),
+            embeds: self.embedder.text_depends_on_step().then_some(embeds),
+        }
+    }
+
+    /// What the layers ask where in a run they are.
+    pub fn clock(&self) -> &RunClock {
+        &self.clock
     }
 
     /// What the blocks and the head need of a timestep, in 0 to 1000.
     pub fn timestep_context(&self, timestep: f32, trace: &mut Trace<'_>) -> TimestepContext {
+        self.clock.begin_step(timestep);
         let conditioning = self.embedder.embed_timestep(timestep, trace);
         TimestepContext {
             blocks: vec![OnceLock::new(); self.config.num_layers],
@@ -171,6 +184,9 @@ impl CogVideoXTransformer {
         text: &TextContext,
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
+        self.clock.begin_call();
+        let anew = text.embeds.as_ref().map(|embeds| self.text_context(embeds.clone(), trace));
+        let text = anew.as_ref().unwrap_or(text);
         let grid = self.config.grid(latent.dims());
         let positions = self.positions(grid);
         let mut hidden = vec![text.tokens.clone()];

@@ -8,7 +8,7 @@ use crate::models::denoiser::{
     BlockTensors, Denoiser, DenoiserConfig, PassOps, Stages, TextContext, TimestepContext,
     UsualCall,
 };
-use crate::nn::{AttentionPrecision, Limits, Trace, WeightError, Weights};
+use crate::nn::{AttentionPrecision, Limits, RunClock, Trace, WeightError, Weights};
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -153,6 +153,10 @@ impl DenoiserConfig for WanConfig {
 impl Denoiser for WanTransformer {
     fn config(&self) -> &dyn DenoiserConfig {
         Self::config(self)
+    }
+
+    fn clock(&self) -> &RunClock {
+        Self::clock(self)
     }
 
     fn with_attention(self: Box<Self>, precision: AttentionPrecision) -> Box<dyn Denoiser> {

@@ -133,15 +133,9 @@ impl WanTransformer {
         TextContext { blocks, embeds: depends_on_step.then_some(embeds) }
     }
 
-    /// Whether it computes something else at another step of a run: then it serves one run at a
-    /// time.
-    pub fn depends_on_step(&self) -> bool {
-        self.clock.is_read()
-    }
-
-    /// Begins a run: layers whose quantizers depend on the step count from here.
-    pub fn begin_run(&self) {
-        self.clock.restart();
+    /// What the layers ask where in a run they are.
+    pub fn clock(&self) -> &RunClock {
+        &self.clock
     }
 
     /// What the blocks and the head need of a timestep, in 0 to 1000.

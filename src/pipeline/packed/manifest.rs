@@ -1,18 +1,16 @@
 //! What a packed file says about itself.
 
-use crate::method::LayerSpec;
-use crate::quant::{Bits, Calibration, Scheme, TokenRange, TokenSpec, WeightSpec};
+use super::LayerEntry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Grids of activations: the integer correction needs a whole zero point within the codes.
-const ACTIVATION_SCHEMES: [Scheme; 3] =
-    [Scheme::Symmetric, Scheme::Asymmetric, Scheme::AsymmetricClamped];
-
 /// Value of the metadata entry `format`.
 pub const FORMAT: &str = "qvgen-packed";
-/// Value of the metadata entry `version`: the layout of codes and tensors.
+/// Value of the metadata entry `version`: codes, grids, and one quantizer of activations per layer.
 pub const VERSION: &str = "1";
+/// The same of files with 6-bit codes, transforms of tokens, branches of low rank, or activations
+/// quantized by step, frame or logarithm, which a reader of the first version must refuse.
+pub const VERSION_EXTENDED: &str = "2";
 
 /// Why a packed file cannot be used; the caller adds the path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +19,10 @@ pub enum ManifestError {
     #[error("its quantization metadata is unusable ({0})")]
     Unreadable(String),
     /// A later or foreign layout.
-    #[error("it has packed format version {0:?}, this program reads version \"{VERSION}\"")]
+    #[error(
+        "it has packed format version {0:?}, this program reads versions \"{VERSION}\" and \
+         \"{VERSION_EXTENDED}\""
+    )]
     Version(String),
     /// A value that is not implemented.
     #[error(
@@ -53,42 +54,6 @@ pub struct Manifest {
     pub layers: BTreeMap<String, LayerEntry>,
 }
 
-/// How one layer was quantized.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerEntry {
-    /// Width of the weight's codes.
-    pub bits: u32,
-    /// Name of the weight's [`Scheme`].
-    pub scheme: String,
-    /// `per_channel` or `per_group`.
-    pub granularity: String,
-    /// Elements of a row that share a grid, for `per_group`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_size: Option<usize>,
-    /// `minmax`, `mse` or the method that trained the codes; informative.
-    pub calibration: String,
-    /// How the activations are quantized; absent for weight-only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub activations: Option<ActivationEntry>,
-}
-
-/// How activations are quantized.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ActivationEntry {
-    /// Width of a code.
-    pub bits: u32,
-    /// Name of the [`Scheme`].
-    pub scheme: String,
-    /// `per_token` (range from the live values) or `per_tensor` (range given here).
-    pub granularity: String,
-    /// Factor of the maximum, or upper end of the range.
-    pub upper: f32,
-    /// Factor of the minimum, or lower end of the range.
-    pub lower: f32,
-}
-
 impl Manifest {
     /// Reads the metadata of a file; `None` if it is not of this format.
     ///
@@ -102,7 +67,7 @@ impl Manifest {
             return Ok(None);
         }
         let version = metadata.get("version").cloned().unwrap_or_default();
-        if version != VERSION {
+        if ![VERSION, VERSION_EXTENDED].contains(&version.as_str()) {
             return Err(ManifestError::Version(version));
         }
         let text = metadata
@@ -111,9 +76,18 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_str(text).map_err(|err| ManifestError::Unreadable(err.to_string()))?;
         for (name, entry) in &manifest.layers {
-            entry.to_spec(name)?;
+            entry.weights(name)?;
+            entry.quantizer(name)?;
+            entry.transform(name, None)?;
+            entry.rank(name, None)?;
         }
         Ok(Some(manifest))
+    }
+
+    /// The version that can say all this.
+    pub fn version(&self) -> &'static str {
+        let is_extended = self.layers.values().any(LayerEntry::is_extended);
+        if is_extended { VERSION_EXTENDED } else { VERSION }
     }
 
     /// The metadata of a file.
@@ -123,109 +97,13 @@ impl Manifest {
     /// Never: a manifest has only keys and values that JSON can hold.
     pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let text = serde_json::to_string(self).expect("a manifest is plain data");
-        [("format", FORMAT), ("version", VERSION), ("quantization", &text)]
+        [("format", FORMAT), ("version", self.version()), ("quantization", &text)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
     }
 }
 
-impl LayerEntry {
-    /// The entry of a layer quantized by `spec`.
-    pub fn from_spec(spec: &LayerSpec) -> Self {
-        let WeightSpec { bits, scheme, group_size, calibration } = spec.weights;
-        Self {
-            bits: bits.get(),
-            scheme: scheme.name().to_owned(),
-            granularity: if group_size.is_some() { "per_group" } else { "per_channel" }.to_owned(),
-            group_size,
-            calibration: match calibration {
-                Calibration::MinMax => "minmax",
-                Calibration::Mse => "mse",
-            }
-            .to_owned(),
-            activations: spec.activations.as_ref().map(ActivationEntry::from_spec),
-        }
-    }
-
-    /// How layer `name` is to be computed.
-    ///
-    /// # Errors
-    ///
-    /// If a value is not implemented.
-    pub fn to_spec(&self, name: &str) -> Result<LayerSpec, ManifestError> {
-        let group_size = match (self.granularity.as_str(), self.group_size) {
-            ("per_channel", None) => None,
-            ("per_group", Some(size)) if size > 0 && size % 32 == 0 => Some(size),
-            ("per_channel" | "per_group", size) => {
-                let value = format!("{size:?}");
-                let known = "a multiple of 32 for per_group, none for per_channel";
-                return Err(unknown(name, "group_size", value, known));
-            }
-            (other, _) => {
-                return Err(unknown(name, "granularity", other, "per_channel, per_group"));
-            }
-        };
-        Ok(LayerSpec {
-            weights: WeightSpec {
-                bits: bits(name, self.bits)?,
-                scheme: scheme(name, &self.scheme)?,
-                group_size,
-                calibration: Calibration::MinMax,
-            },
-            activations: self.activations.as_ref().map(|entry| entry.to_spec(name)).transpose()?,
-        })
-    }
-}
-
-impl ActivationEntry {
-    fn from_spec(spec: &TokenSpec) -> Self {
-        let (granularity, upper, lower) = match spec.range {
-            TokenRange::Dynamic { clip_upper, clip_lower } => ("per_token", clip_upper, clip_lower),
-            TokenRange::Static { min, max } => ("per_tensor", max, min),
-        };
-        Self {
-            bits: spec.bits.get(),
-            scheme: spec.scheme.name().to_owned(),
-            granularity: granularity.to_owned(),
-            upper,
-            lower,
-        }
-    }
-
-    fn to_spec(&self, name: &str) -> Result<TokenSpec, ManifestError> {
-        let (upper, lower) = (self.upper, self.lower);
-        let is_static = self.granularity == "per_tensor";
-        if !(upper.is_finite() && lower.is_finite()) || (is_static && lower > upper) {
-            return Err(unknown(name, "range", format!("{lower}..{upper}"), "finite, ascending"));
-        }
-        let range = match self.granularity.as_str() {
-            "per_token" => TokenRange::Dynamic { clip_upper: upper, clip_lower: lower },
-            "per_tensor" => TokenRange::Static { min: lower, max: upper },
-            other => return Err(unknown(name, "granularity", other, "per_token, per_tensor")),
-        };
-        let scheme = scheme(name, &self.scheme)?;
-        if !ACTIVATION_SCHEMES.contains(&scheme) {
-            let known = ACTIVATION_SCHEMES.map(Scheme::name).join(", ");
-            return Err(unknown(name, "scheme", self.scheme.as_str(), known));
-        }
-        let bits = bits(name, self.bits)?;
-        if bits == Bits::B2 {
-            return Err(unknown(name, "activation bits", "2", "3, 4, 8"));
-        }
-        Ok(TokenSpec { bits, scheme, range })
-    }
-}
-
-fn bits(layer: &str, value: u32) -> Result<Bits, ManifestError> {
-    Bits::from_u32(value).ok_or_else(|| unknown(layer, "bits", value.to_string(), "2, 3, 4, 8"))
-}
-
-fn scheme(layer: &str, value: &str) -> Result<Scheme, ManifestError> {
-    let known = Scheme::ALL.map(Scheme::name).join(", ");
-    Scheme::from_name(value).ok_or_else(|| unknown(layer, "scheme", value, known))
-}
-
-fn unknown(
+pub(super) fn unknown(
     layer: &str,
     key: &'static str,
     value: impl Into<String>,
@@ -242,6 +120,13 @@ fn unknown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::LayerSpec;
+    use crate::pipeline::packed::ActivationEntry;
+    use crate::quant::{
+        ActivationQuantizer, Bits, ByStep, Calibration, InputTransform, LogSpec, LowRankBranch,
+        PerFrame, QuantizedLayer, Scheme, StepRule, TokenRange, TokenSpec, WeightSpec,
+        quantize_weight,
+    };
 
     fn manifest() -> Manifest {
         let spec = LayerSpec {
@@ -285,9 +170,9 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         let mut metadata = manifest().to_metadata();
-        metadata.insert("version".to_owned(), "2".to_owned());
+        metadata.insert("version".to_owned(), "3".to_owned());
         let error = Manifest::from_metadata(&metadata).unwrap_err().to_string();
-        assert!(error.contains("version \"2\""), "{error}");
+        assert!(error.contains("version \"3\""), "{error}");
 
         type Change = fn(&mut LayerEntry);
         let changes: [(Change, &str); 6] = [
@@ -309,5 +194,103 @@ mod tests {
             let error = Manifest::from_metadata(&manifest.to_metadata()).unwrap_err().to_string();
             assert!(error.contains(expected), "{expected}: {error}");
         }
+    }
+    /// A layer with everything that there is, and one of each quantizer.
+    fn extended() -> Manifest {
+        let spec = token_spec();
+        let rule = StepRule::TimestepRange(vec![500.0]);
+        let steps = ByStep { rule, specs: vec![spec, TokenSpec { bits: Bits::B8, ..spec }] };
+        let frames = PerFrame {
+            bits: Bits::B8,
+            scheme: Scheme::Asymmetric,
+            ranges: vec![[-1.0, 1.0], [-2.0, 3.0]],
+        };
+        let log = LogSpec { bits: Bits::B8, steps_per_octave: 12, absmax: 4.42 };
+        let quantizers = [
+            ActivationQuantizer::Uniform(spec),
+            ActivationQuantizer::ByStep(steps),
+            ActivationQuantizer::PerFrame(frames),
+            ActivationQuantizer::Log(log),
+        ];
+        let layer = |quantizer| QuantizedLayer {
+            rows: quantize_weight(&[1.0; 2 * 64], 64, manifest().layers["a"].weights("a").unwrap()),
+            scheme: Scheme::AsymmetricReal,
+            bias: None,
+            transform: InputTransform {
+                shift: Some(vec![0.5; 64]),
+                scale: Some(vec![2.0; 64]),
+                hadamard: Some(64),
+            },
+            low_rank: Some(LowRankBranch { rank: 1, down: vec![1.0; 64], up: vec![1.0; 2] }),
+            activations: Some(quantizer),
+        };
+        let layers = quantizers.into_iter().enumerate().map(|(i, quantizer)| {
+            (format!("layer{i}"), LayerEntry::from_layer(&layer(quantizer), "svdquant"))
+        });
+        Manifest { layers: layers.collect(), ..manifest() }
+    }
+
+    fn token_spec() -> TokenSpec {
+        TokenSpec { bits: Bits::B6, scheme: Scheme::Asymmetric, range: TokenRange::FULL }
+    }
+
+    #[test]
+    fn only_what_the_first_version_cannot_say_is_of_the_second() {
+        assert_eq!(manifest().version(), VERSION);
+        let extended = extended();
+        assert_eq!(extended.version(), VERSION_EXTENDED);
+        let read = Manifest::from_metadata(&extended.to_metadata()).unwrap().unwrap();
+        assert_eq!(read, extended);
+        let precisions: Vec<String> = read.layers.values().map(|entry| entry.precision()).collect();
+        assert_eq!(precisions, ["w3a6", "w3a8", "w3a8", "w3a8"]);
+        for (name, entry) in &read.layers {
+            let quantizer = entry.quantizer(name).unwrap().unwrap();
+            assert_eq!(entry.clone().with_activations(&quantizer), *entry);
+        }
+    }
+
+    #[test]
+    fn extensions_that_are_not_implemented_are_refused_by_name() {
+        type Change = fn(&mut LayerEntry);
+        let changes: [(&str, Change, &str); 9] = [
+            ("layer0", |entry| entry.transform.as_mut().unwrap().hadamard = Some(96), "hadamard"),
+            ("layer0", |entry| entry.low_rank = Some(0), "low_rank \"0\""),
+            ("layer0", |entry| entry.activations.as_mut().unwrap().bits = 2, "activation bits"),
+            ("layer1", |entry| entry.activations_by_step.as_mut().unwrap().rule.clear(), "rule"),
+            (
+                "layer1",
+                |entry| entry.activations_by_step.as_mut().unwrap().groups.clear(),
+                "groups",
+            ),
+            (
+                "layer1",
+                |entry| entry.activations_by_step.as_mut().unwrap().bounds.push(400.0),
+                "bounds",
+            ),
+            (
+                "layer2",
+                |entry| entry.activations_per_frame.as_mut().unwrap().ranges.clear(),
+                "ranges",
+            ),
+            ("layer3", |entry| entry.activations_log.as_mut().unwrap().absmax = -1.0, "absmax"),
+            (
+                "layer3",
+                |entry| entry.activations = Some(ActivationEntry::from_spec(&token_spec())),
+                "2 entries",
+            ),
+        ];
+        for (name, change, expected) in changes {
+            let mut manifest = extended();
+            change(manifest.layers.get_mut(name).unwrap());
+            let error = Manifest::from_metadata(&manifest.to_metadata()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let text = extended().to_metadata()["quantization"].replace("input_", "");
+        let text = text.replacen("\"low_rank\"", "\"high_rank\"", 1);
+        let metadata = [("format", FORMAT), ("version", "2"), ("quantization", &text)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let error = Manifest::from_metadata(&metadata).unwrap_err().to_string();
+        assert!(error.contains("high_rank"), "{error}");
     }
 }

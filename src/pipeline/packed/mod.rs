@@ -11,16 +11,25 @@
 //! | `<layer>.zero_point` | F32 `[out_features, groups]` | code of zero, real-valued |
 //! | `<layer>.code_sum` | I32 `[out_features, groups]` | for the zero-point correction |
 //! | `<layer>.bias` | as in the source | |
+//! | `<layer>.input_shift`, `.input_scale` | F32 `[in_features]` | of tokens, where the manifest says |
+//! | `<layer>.low_rank_down` | F32 `[rank, in_features]` | branch beside the weight, same |
+//! | `<layer>.low_rank_up` | F32 `[out_features, rank]` | |
 //!
 //! All other tensors are copied as they were. A reader refuses what it does not implement, by
 //! name: another version, scheme, width or granularity is an error and not a wrong video.
 
+mod activation_entry;
+mod layer_entry;
 mod manifest;
 mod reader;
 mod rounding;
 mod writer;
 
-pub use manifest::{ActivationEntry, FORMAT, LayerEntry, Manifest, ManifestError, VERSION};
+pub use activation_entry::{ActivationEntry, FrameEntry, LogEntry, StepEntry};
+pub use layer_entry::{LayerEntry, TransformEntry};
+pub use manifest::{FORMAT, Manifest, ManifestError, VERSION, VERSION_EXTENDED};
 pub use reader::PackedCheckpoint;
 pub use rounding::{Arithmetic, RoundingSource};
-pub use writer::{checksum, config_with_note, packed_specs, write_packed};
+pub use writer::{
+    checksum, config_with_note, layer_specs, packed_specs, write_layer, write_packed,
+};

@@ -1,9 +1,12 @@
 //! A packed component as the parameters of a model.
 
-use super::Manifest;
+use super::{LayerEntry, Manifest, ManifestError};
 use crate::nn::{Linear, PackedLinear, WeightError, WeightSource};
 use crate::pipeline::checkpoint::{Checkpoint, CheckpointError};
-use crate::quant::{Bits, Grid, PackedRows, WeightSpec, words_per_row};
+use crate::quant::{
+    Bits, Grid, InputTransform, LowRankBranch, PackedRows, QuantizedLayer, WeightSpec,
+    words_per_row,
+};
 use burn::tensor::Device;
 
 /// Packed parameters from safetensors files.
@@ -49,10 +52,89 @@ impl PackedCheckpoint {
                 let words =
                     Bits::from_u32(entry.bits).map(|bits| words_per_row(bits, *in_features));
                 let shape = [*out_features, words.unwrap_or(0)];
-                self.full.check(&format!("{layer}.codes"), &shape)
+                self.full.check(&format!("{layer}.codes"), &shape)?;
+                self.check_extras(layer, entry, [*out_features, *in_features])
             }
             _ => self.full.check(name, shape),
         }
+    }
+
+    /// Whether what lies beside the codes of `layer` is there.
+    fn check_extras(
+        &self,
+        layer: &str,
+        entry: &LayerEntry,
+        [n, k]: [usize; 2],
+    ) -> Result<(), WeightError> {
+        let refuse = |err| self.unusable(layer, err);
+        let transform = entry.transform(layer, Some(k)).map_err(refuse)?;
+        let rank = entry.rank(layer, Some([n, k])).map_err(refuse)?;
+        let tensors = [
+            ("input_shift", transform.shift.then(|| vec![k])),
+            ("input_scale", transform.scale.then(|| vec![k])),
+            ("low_rank_down", rank.map(|rank| vec![rank, k])),
+            ("low_rank_up", rank.map(|rank| vec![n, rank])),
+        ];
+        for (suffix, shape) in tensors {
+            if let Some(shape) = shape {
+                self.full.check(&format!("{layer}.{suffix}"), &shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unusable(&self, layer: &str, err: ManifestError) -> WeightError {
+        WeightError::Unusable {
+            tensor: layer.to_owned(),
+            message: err.to_string(),
+            path: self.full.tensors().path().to_owned(),
+        }
+    }
+
+    /// Layer `name` `[out_features, in_features]` as it was stored; `None` if it is in full
+    /// precision. A bias is read where the layer `has_bias`, or its transform makes one.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor is missing or unusable.
+    pub fn layer(
+        &self,
+        name: &str,
+        [out_features, in_features]: [usize; 2],
+        has_bias: bool,
+    ) -> Result<Option<QuantizedLayer>, WeightError> {
+        let Some(entry) = self.manifest.layers.get(name) else { return Ok(None) };
+        let refuse = |err| self.unusable(name, err);
+        let weights = entry.weights(name).map_err(refuse)?;
+        let activations = entry.quantizer(name).map_err(refuse)?;
+        self.check_extras(name, entry, [out_features, in_features])?;
+        let rows = self.packed_rows(name, out_features, in_features, weights)?;
+        let row = |suffix: &str, len: usize| self.values(&format!("{name}.{suffix}"), &[len]);
+        let parts = entry.transform.unwrap_or_default();
+        let transform = InputTransform {
+            shift: parts.shift.then(|| row("input_shift", in_features)).transpose()?,
+            scale: parts.scale.then(|| row("input_scale", in_features)).transpose()?,
+            hadamard: parts.hadamard,
+        };
+        transform.check(in_features).map_err(|message| WeightError::Unusable {
+            tensor: format!("{name}.input_scale"),
+            message,
+            path: self.full.tensors().path_of(&format!("{name}.input_scale")).to_owned(),
+        })?;
+        let branch = |rank: usize| {
+            let down = self.floats(&format!("{name}.low_rank_down"), [rank, in_features])?;
+            let up = self.floats(&format!("{name}.low_rank_up"), [out_features, rank])?;
+            Ok::<_, WeightError>(LowRankBranch { rank, down, up })
+        };
+        let has_bias = has_bias || parts.shift;
+        Ok(Some(QuantizedLayer {
+            rows,
+            scheme: weights.scheme,
+            bias: has_bias.then(|| row("bias", out_features)).transpose()?,
+            transform,
+            low_rank: entry.low_rank.map(branch).transpose()?,
+            activations,
+        }))
     }
 
     fn floats(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, WeightError> {
@@ -132,23 +214,12 @@ impl WeightSource for PackedCheckpoint {
         has_bias: bool,
         device: &Device,
     ) -> Result<Linear, WeightError> {
-        let Some(entry) = self.manifest.layers.get(name) else {
-            return self.full.linear(name, out_features, in_features, has_bias, device);
-        };
-        let unusable = |err: super::ManifestError| WeightError::Unusable {
-            tensor: name.to_owned(),
-            message: err.to_string(),
-            path: self.full.tensors().path().to_owned(),
-        };
-        let spec = entry.to_spec(name).map_err(unusable)?;
-        let rows = self.packed_rows(name, out_features, in_features, spec.weights)?;
-        let bias = if has_bias {
-            Some(self.values(&format!("{name}.bias"), &[out_features])?)
-        } else {
-            None
-        };
-        let max_elements = self.full.max_elements();
-        let linear = PackedLinear::new(&rows, bias, spec.activations, max_elements, device);
-        Ok(Linear::Packed(linear))
+        match self.layer(name, [out_features, in_features], has_bias)? {
+            None => self.full.linear(name, out_features, in_features, has_bias, device),
+            Some(layer) => {
+                let most = self.full.max_elements();
+                Ok(Linear::Packed(PackedLinear::from_layer(&layer, most, device)))
+            }
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Packed layers on their way to disk: which tensors stand for one, and their bytes.
 
-use super::{FORMAT, VERSION};
+use super::{FORMAT, LayerEntry, Manifest, ManifestError};
 use crate::pipeline::PipelineError;
 use crate::pipeline::atomic::OutputError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec};
-use crate::quant::{PackedRows, WeightSpec, words_per_row};
+use crate::quant::{PackedRows, QuantizedLayer, WeightSpec, words_per_row};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -64,12 +64,73 @@ pub fn write_packed(
     Ok(total)
 }
 
+/// The tensors that stand for layer `name` of `[out_features, in_features]` with everything that
+/// `entry` says; those of a layer with a bias include it.
+///
+/// # Errors
+///
+/// If the entry has a value that is not implemented, or that does not fit the layer.
+pub fn layer_specs(
+    name: &str,
+    [out_features, in_features]: [usize; 2],
+    entry: &LayerEntry,
+    has_bias: bool,
+) -> Result<Vec<TensorSpec>, ManifestError> {
+    let shape = [out_features, in_features];
+    let transform = entry.transform(name, Some(in_features))?;
+    let rank = entry.rank(name, Some(shape))?;
+    let extras = [
+        ("bias", has_bias.then(|| vec![out_features])),
+        ("input_shift", transform.shift.then(|| vec![in_features])),
+        ("input_scale", transform.scale.then(|| vec![in_features])),
+        ("low_rank_down", rank.map(|rank| vec![rank, in_features])),
+        ("low_rank_up", rank.map(|rank| vec![out_features, rank])),
+    ];
+    let extras = extras.into_iter().filter_map(|(suffix, shape)| {
+        let (name, dtype) = (format!("{name}.{suffix}"), Dtype::F32);
+        shape.map(|shape| TensorSpec { name, dtype, shape })
+    });
+    Ok(packed_specs(name, shape, &entry.weights(name)?).into_iter().chain(extras).collect())
+}
+
+/// Writes the tensors of [`layer_specs`], in that order; returns their bytes.
+///
+/// # Errors
+///
+/// If they cannot be stored.
+pub fn write_layer(
+    writer: &mut SafetensorsWriter,
+    name: &str,
+    layer: &QuantizedLayer,
+) -> Result<u64, OutputError> {
+    let mut total = write_packed(writer, name, std::slice::from_ref(&layer.rows))?;
+    let branch = layer.low_rank.as_ref();
+    let extras = [
+        ("bias", layer.bias.as_ref()),
+        ("input_shift", layer.transform.shift.as_ref()),
+        ("input_scale", layer.transform.scale.as_ref()),
+        ("low_rank_down", branch.map(|branch| &branch.down)),
+        ("low_rank_up", branch.map(|branch| &branch.up)),
+    ];
+    for (suffix, values) in extras {
+        if let Some(values) = values {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            total += bytes.len() as u64;
+            writer.write(&format!("{name}.{suffix}"), &bytes)?;
+        }
+    }
+    Ok(total)
+}
+
 /// A component's configuration with a note that keeps other programs from misreading the weights.
-pub fn config_with_note(config: &Value, precision: &str) -> Value {
+pub fn config_with_note(config: &Value, manifest: &Manifest) -> Value {
     let mut config = config.clone();
     if let Value::Object(map) = &mut config {
         let note = json!({
-            "quant_method": "qvgen", "format": FORMAT, "version": VERSION, "precision": precision
+            "quant_method": "qvgen",
+            "format": FORMAT,
+            "version": manifest.version(),
+            "precision": manifest.precision
         });
         map.insert("quantization_config".to_owned(), note);
     }

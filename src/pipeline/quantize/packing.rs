@@ -79,7 +79,8 @@ impl Packing<'_> {
                 tensors.path().display()
             )));
         }
-        let metadata = self.manifest(&checkpoint, &fates, cancel)?.to_metadata();
+        let manifest = self.manifest(&checkpoint, &fates, cancel)?;
+        let metadata = manifest.to_metadata();
         fs::create_dir(&self.out).map_err(OutputError::io("create", &self.out))?;
         let stem = self.component.kind.weights_stem().unwrap_or("model");
         let mut writer =
@@ -105,7 +106,7 @@ impl Packing<'_> {
             }
         }
         writer.finish()?;
-        let config = config_with_note(&self.component.config, &self.precision());
+        let config = config_with_note(&self.component.config, &manifest);
         Ok(write_json(&self.out.join(self.component.kind.config_file()), &config)?)
     }
 
