@@ -52,7 +52,7 @@ impl HeadNorm {
                 None => video,
             };
         }
-        let rotation = rotation.map(|Rotation { cos, sin }| [cos.clone(), sin.clone()]);
+        let rotation = rotation.map(|Rotation { cos, sin, .. }| [cos.clone(), sin.clone()]);
         let (affine, element) = (self.affine.clone(), Element::of(dtype));
         head_norm_rope(text, video, affine, self.eps as f32, rotation, element)
     }
