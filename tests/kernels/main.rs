@@ -13,6 +13,7 @@ mod attention_patches;
 mod ceiling_arithmetic;
 mod ceiling_copy;
 mod channel_norm;
+mod channel_statistics;
 mod conv3d;
 mod conv3d_backward_input;
 mod conv3d_backward_weight;
