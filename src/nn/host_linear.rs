@@ -1,5 +1,6 @@
 //! A linear layer in host memory, in the form in which the device holds it.
 
+use super::observed_linear::{Observed, ObservedLinear};
 use super::token_path::{LowRank, TokenPath};
 use super::{FakeQuantLinear, FullLinear, Linear, PackedLinear};
 use crate::kernels::PackedTensor;
@@ -13,6 +14,7 @@ pub(super) enum HostLinear {
     Full(HostFull),
     FakeQuant(HostFull, HostPath),
     Packed(Vec<HostPacked>, HostPath),
+    Observed(HostFull, Observed),
 }
 
 /// Parts `[out_features of the part, in_features]`, and the bias.
@@ -68,6 +70,9 @@ impl HostLinear {
                 let parts = packed.parts.iter().map(HostPacked::download);
                 Self::Packed(parts.collect::<Result<_, _>>()?, HostPath::download(&packed.path)?)
             }
+            Linear::Observed(layer) => {
+                Self::Observed(HostFull::download(&layer.full)?, layer.observed.clone())
+            }
             Linear::QuantAware(_) => panic!("a layer in training was asked for a copy"),
         })
     }
@@ -84,13 +89,17 @@ impl HostLinear {
                 parts: parts.iter().map(|part| part.upload(device)).collect(),
                 path: path.upload(device),
             }),
+            Self::Observed(full, observed) => Linear::Observed(ObservedLinear {
+                full: full.upload(device),
+                observed: observed.clone(),
+            }),
         }
     }
 
     /// Bytes of host memory.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Full(full) => full.bytes(),
+            Self::Full(full) | Self::Observed(full, _) => full.bytes(),
             Self::FakeQuant(full, path) => full.bytes() + path.bytes(),
             Self::Packed(parts, path) => {
                 parts.iter().map(HostPacked::bytes).sum::<usize>() + path.bytes()

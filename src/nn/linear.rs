@@ -4,7 +4,7 @@ use super::full_linear::{join, weight_parts};
 use super::limits::{MAX_DISPATCH_OPS, dispatch_rows};
 use super::linear_input::{Operand, residual_columns, residual_rows};
 use super::token_path::{LowRank, TokenPath};
-use super::{FullLinear, LinearInput, QuantAwareLinear, RunClock};
+use super::{FullLinear, InputObserver, LinearInput, ObservedLinear, QuantAwareLinear, RunClock};
 use crate::kernels::{
     Epilogue, GRID_WORDS, PackedTensor, Residual, dequantize_weight, qmatmul, qmatmul_float,
     qmatvec,
@@ -29,6 +29,8 @@ pub enum Linear {
     Packed(PackedLinear),
     /// Rounded in floats, with gradients.
     QuantAware(QuantAwareLinear),
+    /// Full precision, showing what it reads.
+    Observed(ObservedLinear),
 }
 
 impl Linear {
@@ -52,6 +54,7 @@ impl Linear {
             Self::FakeQuant(linear) => linear.forward(x),
             Self::Packed(linear) => linear.forward_within(x, None, MAX_DISPATCH_OPS),
             Self::QuantAware(linear) => linear.forward(x.values()),
+            Self::Observed(linear) => linear.forward(x),
         }
     }
 
@@ -79,11 +82,12 @@ impl Linear {
     /// The same, asking `clock` where in a run it is, if its quantizer depends on that.
     #[must_use]
     pub(super) fn with_clock(mut self, clock: &RunClock) -> Self {
-        if self.depends_on_step() {
+        if self.depends_on_step() || matches!(self, Self::Observed(_)) {
             clock.mark_read();
         }
         match &mut self {
             Self::Full(_) | Self::QuantAware(_) => {}
+            Self::Observed(linear) => linear.observed.clock = clock.clone(),
             Self::FakeQuant(FakeQuantLinear { path, .. })
             | Self::Packed(PackedLinear { path, .. }) => path.clock = clock.clone(),
         }
@@ -93,7 +97,7 @@ impl Linear {
     /// Whether the same input may have another result at another step of a run.
     pub fn depends_on_step(&self) -> bool {
         match self {
-            Self::Full(_) | Self::QuantAware(_) => false,
+            Self::Full(_) | Self::QuantAware(_) | Self::Observed(_) => false,
             Self::FakeQuant(FakeQuantLinear { path, .. })
             | Self::Packed(PackedLinear { path, .. }) => {
                 path.activations.as_ref().is_some_and(|quantizer| quantizer.depends_on_step())
@@ -105,7 +109,9 @@ impl Linear {
     pub fn dispatch_tokens(&self) -> usize {
         match self {
             Self::Packed(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
-            Self::Full(_) | Self::FakeQuant(_) | Self::QuantAware(_) => usize::MAX,
+            Self::Full(_) | Self::FakeQuant(_) | Self::QuantAware(_) | Self::Observed(_) => {
+                usize::MAX
+            }
         }
     }
 
@@ -116,6 +122,17 @@ impl Linear {
             Self::FakeQuant(linear) => linear.full.bytes() + linear.path.bytes(),
             Self::Packed(linear) => linear.bytes(),
             Self::QuantAware(linear) => linear.bytes(),
+            Self::Observed(linear) => linear.full.bytes(),
+        }
+    }
+
+    /// The same, showing `observer` what it reads under `name`, if it is in full precision; others
+    /// have nothing to be calibrated.
+    #[must_use]
+    pub fn observed(self, name: &str, observer: Arc<dyn InputObserver>) -> Self {
+        match self {
+            Self::Full(full) => Self::Observed(ObservedLinear::new(full, name, observer)),
+            other => other,
         }
     }
 }

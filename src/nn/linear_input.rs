@@ -97,6 +97,11 @@ impl LinearInput {
         Self { frames, ..self }
     }
 
+    /// Which frames of a video the tokens belong to, if they do.
+    pub fn frames(&self) -> Option<FrameTokens> {
+        self.frames
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.x.dims()[0]
