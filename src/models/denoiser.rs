@@ -60,6 +60,10 @@ pub trait DenoiserConfig: Debug + Send + Sync {
     /// that see a timestep or a text once per pass, and the last one.
     fn sensitive_layers(&self) -> &'static [&'static str];
 
+    /// Patterns over the names of the layers that bring a timestep into the blocks: their input
+    /// depends on nothing else.
+    fn timestep_projections(&self) -> &'static [&'static str];
+
     /// How the model was published to be called, given the pixels that its autoencoder makes of a
     /// latent pixel, in a row.
     fn usual_call(&self, pixels_per_latent: usize) -> UsualCall;

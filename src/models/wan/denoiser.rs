@@ -70,6 +70,10 @@ impl DenoiserConfig for WanConfig {
         &["condition_embedder.*", "proj_out"]
     }
 
+    fn timestep_projections(&self) -> &'static [&'static str] {
+        &["condition_embedder.time_proj"]
+    }
+
     fn usual_call(&self, _pixels_per_latent: usize) -> UsualCall {
         // Wan 2.1 at 480p.
         UsualCall {
