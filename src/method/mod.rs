@@ -2,6 +2,7 @@
 
 mod jacobi;
 mod low_rank;
+pub mod ptq;
 pub mod qvgen;
 mod rounding;
 mod scope;

@@ -8,6 +8,10 @@ use crate::quant::{ParsePrecisionError, Precision};
 use std::fmt;
 use std::str::FromStr;
 
+/// Why layers are kept.
+const KEPT_REASON: &str =
+    "kept by default: it sees a timestep or a text once per pass, or is the last layer";
+
 /// `pattern=precision`; `*` in the pattern stands for any run of characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -95,12 +99,34 @@ impl Scope {
         Self { precision, kept, rules: Vec::new() }
     }
 
+    /// Gives layers that `patterns` name this precision as well, if they are only kept by default;
+    /// rules that are asked for still come before.
+    #[must_use]
+    pub fn including(mut self, patterns: &[&str]) -> Self {
+        let rules = patterns
+            .iter()
+            .map(|&pattern| Rule { pattern: pattern.to_owned(), precision: self.precision });
+        self.rules.splice(0..0, rules);
+        self
+    }
+
     /// The precision of layer `name`.
     pub fn of(&self, name: &str) -> Precision {
         match self.rules.iter().rev().find(|rule| rule.matches(name)) {
             Some(rule) => rule.precision,
             None if self.kept.iter().any(|pattern| is_match(pattern, name)) => Precision::FULL,
             None => self.precision,
+        }
+    }
+
+    /// Why layer `name` has the precision that it has.
+    pub fn reason(&self, name: &str) -> String {
+        match self.rules.iter().rev().find(|rule| rule.matches(name)) {
+            Some(rule) => format!("--layer {rule}"),
+            None if self.kept.iter().any(|pattern| is_match(pattern, name)) => {
+                KEPT_REASON.to_owned()
+            }
+            None => format!("the precision asked for is {}", self.precision),
         }
     }
 
@@ -144,6 +170,18 @@ mod tests {
         scope.rules.push(rule("condition_embedder.*=w8a8"));
         assert_eq!(scope.of("condition_embedder.time_proj").to_string(), "w8a8");
         assert_eq!(scope.of("proj_out"), Precision::FULL);
+    }
+
+    #[test]
+    fn layers_kept_by_default_can_be_included_but_not_against_a_rule() {
+        let w4a4 = "w4a4".parse().unwrap();
+        let of = |scope: &Scope| scope.of("condition_embedder.time_proj").to_string();
+        let mut scope = Scope::recommended(w4a4, KEPT).including(&["*.time_proj"]);
+        assert_eq!(of(&scope), "w4a4");
+        assert_eq!(scope.of("condition_embedder.text_embedder.linear_1"), Precision::FULL);
+        scope.rules.push(rule("*.time_proj=w8a8"));
+        assert_eq!(of(&scope), "w8a8");
+        assert_eq!(of(&scope.including(&["*.time_proj"])), "w8a8");
     }
 
     #[test]
