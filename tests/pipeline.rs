@@ -241,6 +241,7 @@ fn job(model: &VideoModel, out: &Path, precision: &str) -> QuantizeJob {
     QuantizeJob {
         out: out.to_owned(),
         transformer: rounding(model, precision),
+        post_training: None,
         text_encoder: None,
         refer: false,
         overwrite: false,

@@ -7,10 +7,12 @@
 //! | settings, sizes and memory before any work | [`settings`], [`plan`] |
 //! | prompt to frames | [`sample`], [`guidance`], [`scheduler`], [`noise`], [`padding`] |
 //! | frames to a file | [`video`], [`atomic`] |
+//! | what layers read, for methods that look at it | [`calibrate`] |
 //! | full precision to packed codes | [`packed`], [`quantize`] |
 //! | what stands beside a rewritten component | [`companions`] |
 
 pub mod atomic;
+pub mod calibrate;
 pub mod cancel;
 mod charsmap;
 pub mod checkpoint;

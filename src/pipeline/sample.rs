@@ -15,7 +15,7 @@ use super::video::Frames;
 use crate::kernels::device::OpenDevice;
 use crate::models::t5::{self, EncodeError};
 use crate::models::{Decoder, Denoiser, Encoder, TextContext, Tiling};
-use crate::nn::{AttentionPrecision, Limits, Trace, Weights};
+use crate::nn::{AttentionPrecision, Limits, Trace, WeightSource, Weights};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -229,7 +229,21 @@ impl Sampler<'_> {
         resident_blocks: usize,
         progress: &mut Progress<'_>,
     ) -> Result<Box<dyn Denoiser>, PipelineError> {
-        let weights = Weights::new(weights.source(), &self.device.device);
+        self.load_from(weights.source(), resident_blocks, progress)
+    }
+
+    /// [`Sampler::load_streamed_transformer`] of any source of parameters.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::load_transformer`].
+    pub fn load_from(
+        &self,
+        source: &dyn WeightSource,
+        resident_blocks: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<Box<dyn Denoiser>, PipelineError> {
+        let weights = Weights::new(source, &self.device.device);
         let mut loaded = |done, total| progress(Stage::Load, done, total);
         let (config, limits) = (&self.model.transformer, self.limits());
         let transformer = config.load_streamed(&weights, limits, resident_blocks, &mut loaded)?;

@@ -1,18 +1,33 @@
-//! A model folder to a packed one, tensor by tensor: the peak is one layer, not the model.
+//! A model folder to a packed one, layer by layer: the peak is one layer, not the model.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `post_training` | methods that look at a layer's input, and the choice between them |
+//! | `spool` | where solved layers wait until the sizes of all are known |
+//! | `packing` | what becomes of each tensor of a component |
+//! | `report` | what was done, layer by layer, and what was left alone and why |
 
 mod packing;
+mod post_training;
+mod report;
+mod spool;
+
+pub use post_training::{ChoiceReport, PostTraining};
+pub use report::{LayerReport, LeftAlone, QuantizeReport, REPORT_FILE};
 
 use super::PipelineError;
 use super::atomic::{AtomicFolder, Existing};
+use super::calibrate::{Observations, calibrate};
 use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
-use super::companions::{MARKER, write_companions};
+use super::companions::{MARKER, write_companions, write_json};
 use super::model::VideoModel;
 use super::packed::FORMAT;
 use crate::kernels::device::OpenDevice;
 use crate::method::Rounding;
 use packing::Packing;
-use serde::Serialize;
+use post_training::Solver;
+use spool::Spool;
 use std::path::PathBuf;
 
 /// What to do.
@@ -22,6 +37,8 @@ pub struct QuantizeJob {
     pub out: PathBuf,
     /// The transformer.
     pub transformer: Rounding,
+    /// How its layers are quantized; `None` to round them as `transformer` says and no more.
+    pub post_training: Option<PostTraining>,
     /// The text encoder; `None` to leave it as it is.
     pub text_encoder: Option<Rounding>,
     /// Leave components that are not quantized where they are, instead of copying them.
@@ -32,79 +49,141 @@ pub struct QuantizeJob {
     pub max_shard_bytes: u64,
 }
 
-/// One quantized layer.
-#[derive(Clone, Debug, Serialize)]
-pub struct LayerReport {
-    /// Component and full name.
-    pub name: String,
-    /// Precision, such as `w4a4`.
-    pub precision: String,
-    /// `[out_features, in_features]`.
-    pub shape: [usize; 2],
-    /// `‖W − Ŵ‖ / ‖W‖`.
-    pub relative_error: f64,
-    /// Bits per weight, grids included.
-    pub bits_per_weight: f64,
-    /// Bytes in the source.
-    pub bytes_before: u64,
-    /// Bytes of codes and grids.
-    pub bytes_after: u64,
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Denoising steps of the clips that layers are observed in.
+    Observing,
+    /// Layers whose candidates are measured.
+    Measuring,
+    /// Layers that are quantized.
+    Quantizing,
 }
 
-/// All that was done.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct QuantizeReport {
-    /// Quantized layers, in order.
-    pub layers: Vec<LayerReport>,
-    /// Weight files of the quantized components before, bytes.
-    pub bytes_before: u64,
-    /// The same after.
-    pub bytes_after: u64,
-}
+/// Told of progress: `done` of `total` units of a stage.
+pub type Progress<'a> = dyn FnMut(Stage, usize, usize) + 'a;
 
-/// Quantizes `model` as `job` says; `progress` gets each layer, its number and their count.
+/// Quantizes `model` as `job` says.
 ///
 /// # Errors
 ///
 /// If a file is unusable, already quantized, or the output cannot be written. Nothing stays half
-/// written.
+/// written; what was observed of whole clips stays in the user's cache.
 pub fn quantize(
     model: &VideoModel,
     job: &QuantizeJob,
     device: &OpenDevice,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(&LayerReport, usize, usize),
+    progress: &mut Progress<'_>,
 ) -> Result<QuantizeReport, PipelineError> {
     model.check_files()?;
     let existing = if job.overwrite { Existing::ReplaceIfItHas(MARKER) } else { Existing::Refuse };
     let folder = AtomicFolder::create(&job.out, existing)?;
-    let transformer = (ComponentKind::Transformer, &job.transformer, model.transformer.linears());
+    let mut report = QuantizeReport::default();
+    let spool = match &job.post_training {
+        Some(post_training) => {
+            let mut spool = Spool::new(folder.path())?;
+            let work = Work { model, job, device, cancel };
+            work.solve(post_training, &mut spool, &mut report, progress)?;
+            Some(spool)
+        }
+        None => None,
+    };
+    let linears = model.transformer.linears();
+    report.left_alone = report::left_alone(&job.transformer, &linears);
+    let transformer = (ComponentKind::Transformer, &job.transformer, linears, spool.as_ref());
     let text_encoder = job
         .text_encoder
         .as_ref()
-        .map(|rounding| (ComponentKind::TextEncoder, rounding, model.text_encoder.linears()));
+        .map(|rounding| (ComponentKind::TextEncoder, rounding, model.text_encoder.linears(), None));
     let work: Vec<_> = [Some(transformer), text_encoder].into_iter().flatten().collect();
+    let is_rounded = |rounding: &Rounding, name: &str, spool: Option<&Spool>| {
+        spool.is_none() && rounding.layer(name).is_some()
+    };
     let total = work
         .iter()
-        .map(|(_, rounding, linears)| {
-            linears.iter().filter(|layer| rounding.layer(&layer.name).is_some()).count()
+        .map(|(_, rounding, linears, spool)| {
+            linears.iter().filter(|layer| is_rounded(rounding, &layer.name, *spool)).count()
         })
         .sum();
-
-    let mut report = QuantizeReport::default();
-    for (kind, rounding, linears) in &work {
+    let mut done = 0;
+    for (kind, rounding, linears, spool) in &work {
         let component = Packing {
             component: model.folder.component(*kind)?,
             out: folder.path().join(kind.name()),
             rounding,
             linears,
+            spool: *spool,
             device,
             max_shard_bytes: job.max_shard_bytes,
         };
-        component.run(cancel, &mut report, &mut |layer, done| progress(layer, done, total))?;
+        component.run(cancel, &mut report, &mut || {
+            done += 1;
+            progress(Stage::Quantizing, done, total);
+        })?;
     }
-    let rewritten: Vec<ComponentKind> = work.iter().map(|(kind, ..)| *kind).collect();
+    drop(spool);
+    let rewritten: Vec<ComponentKind> = vec![ComponentKind::Transformer]
+        .into_iter()
+        .chain(job.text_encoder.as_ref().map(|_| ComponentKind::TextEncoder))
+        .collect();
     write_companions(model, &folder, &rewritten, job.refer, FORMAT, cancel)?;
+    write_json(&folder.path().join(REPORT_FILE), &report.to_json())?;
     folder.commit()?;
     Ok(report)
+}
+
+/// What post-training quantization works on.
+struct Work<'a> {
+    model: &'a VideoModel,
+    job: &'a QuantizeJob,
+    device: &'a OpenDevice,
+    cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    /// Observes, chooses, and solves all layers of the transformer into `spool`.
+    fn solve(
+        &self,
+        post_training: &PostTraining,
+        spool: &mut Spool,
+        report: &mut QuantizeReport,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), PipelineError> {
+        let Self { model, job, device, cancel } = self;
+        let component = model.folder.component(ComponentKind::Transformer)?;
+        let checkpoint = packing::full_precision(&component)?;
+        let observations = self.observations(post_training, report, progress)?;
+        let solver = Solver {
+            post_training,
+            rounding: &job.transformer,
+            checkpoint: &checkpoint,
+            observations: &observations,
+            device,
+            cancel,
+        };
+        let linears = model.transformer.linears();
+        let mut tasks = solver.tasks(&linears);
+        report.choices = solver.choose(&mut tasks, progress)?;
+        report.layers = solver.solve(&tasks, spool, progress)?;
+        report.method = Some(post_training.method);
+        report.activations = Some(post_training.activations);
+        Ok(())
+    }
+
+    fn observations(
+        &self,
+        post_training: &PostTraining,
+        report: &mut QuantizeReport,
+        progress: &mut Progress<'_>,
+    ) -> Result<Observations, PipelineError> {
+        let Some(calibration) = &post_training.calibration else {
+            return Ok(Observations::new());
+        };
+        let mut advance = |done, total| progress(Stage::Observing, done, total);
+        let (observations, calibrated) =
+            calibrate(self.model, calibration, self.device, self.cancel, &mut advance)?;
+        report.calibration = Some(calibrated);
+        Ok(observations)
+    }
 }

@@ -1,5 +1,6 @@
 //! One component on its way to packed: what becomes of each tensor.
 
+use super::spool::{Spool, Spooled};
 use super::{LayerReport, QuantizeReport};
 use crate::kernels::device::OpenDevice;
 use crate::method::{LayerSpec, Rounding};
@@ -25,6 +26,8 @@ pub(super) struct Packing<'a> {
     pub(super) out: PathBuf,
     pub(super) rounding: &'a Rounding,
     pub(super) linears: &'a [LinearShape],
+    /// Layers that are solved already; without one, they are rounded.
+    pub(super) spool: Option<&'a Spool>,
     pub(super) device: &'a OpenDevice,
     pub(super) max_shard_bytes: u64,
 }
@@ -33,6 +36,26 @@ pub(super) struct Packing<'a> {
 enum Fate<'a> {
     Copied,
     Packed(&'a LinearShape, LayerSpec),
+    Solved(&'a Spooled),
+    /// Stored with the layer that it belongs to.
+    Within,
+}
+
+/// The full-precision weights of `component`.
+///
+/// # Errors
+///
+/// If they are unusable or packed already.
+pub(super) fn full_precision(component: &Component) -> Result<Checkpoint, PipelineError> {
+    match PackedCheckpoint::recognize(component.weights()?)? {
+        Err(checkpoint) => Ok(checkpoint),
+        Ok(packed) => Err(PipelineError::Setting(format!(
+            "the {} is already quantized to {}; quantize the full-precision model: {}",
+            component.kind.name(),
+            packed.manifest().precision,
+            component.path.display()
+        ))),
+    }
 }
 
 impl Packing<'_> {
@@ -45,20 +68,9 @@ impl Packing<'_> {
         &self,
         cancel: &Cancel,
         report: &mut QuantizeReport,
-        progress: &mut dyn FnMut(&LayerReport, usize),
+        progress: &mut dyn FnMut(),
     ) -> Result<(), PipelineError> {
-        let checkpoint = self.component.weights()?;
-        let checkpoint = match PackedCheckpoint::recognize(checkpoint)? {
-            Err(checkpoint) => checkpoint,
-            Ok(packed) => {
-                return Err(PipelineError::Setting(format!(
-                    "the {} is already quantized to {}; quantize the full-precision model: {}",
-                    self.component.kind.name(),
-                    packed.manifest().precision,
-                    self.component.path.display()
-                )));
-            }
-        };
+        let checkpoint = full_precision(&self.component)?;
         let tensors = checkpoint.tensors();
         if tensors.names().any(|name| is_in_blocks(tensors, name)) {
             log::warn!(
@@ -99,9 +111,20 @@ impl Packing<'_> {
                     report.bytes_before += layer.bytes_before;
                     report.bytes_after += layer.bytes_after;
                     report.layers.push(layer);
-                    if let Some(layer) = report.layers.last() {
-                        progress(layer, report.layers.len());
+                    progress();
+                }
+                Fate::Solved(layer) => {
+                    let stored = tensors.info(name).map_or(0, |info| info.byte_len());
+                    report.bytes_before += stored;
+                    report.bytes_after += layer.bytes;
+                    if let Some(spool) = self.spool {
+                        spool.write(layer, &mut writer)?;
                     }
+                }
+                Fate::Within => {
+                    let stored = tensors.info(name).map_or(0, |info| info.byte_len());
+                    report.bytes_before += stored;
+                    report.bytes_after += stored;
                 }
             }
         }
@@ -111,10 +134,21 @@ impl Packing<'_> {
     }
 
     fn precision(&self) -> String {
+        if let Some(spool) = self.spool {
+            return spool.precision();
+        }
         self.rounding.precision_of(self.linears.iter().map(|layer| layer.name.as_str()))
     }
 
     fn fate(&self, tensor: &str) -> Fate<'_> {
+        if let Some(spool) = self.spool {
+            let layer = |suffix: &str| spool.get(tensor.strip_suffix(suffix)?);
+            return match (layer(".weight"), layer(".bias")) {
+                (Some(layer), _) => Fate::Solved(layer),
+                (None, Some(_)) => Fate::Within,
+                (None, None) => Fate::Copied,
+            };
+        }
         let layer = tensor.strip_suffix(".weight").and_then(|name| {
             let linear = self.linears.iter().find(|linear| linear.name == name)?;
             Some((linear, self.rounding.layer(name)?))
@@ -126,6 +160,8 @@ impl Packing<'_> {
     fn specs(&self, source: &Checkpoint, name: &str, fate: &Fate<'_>) -> Vec<TensorSpec> {
         match fate {
             Fate::Copied => source.copy_spec(name).into_iter().collect(),
+            Fate::Solved(layer) => layer.specs.clone(),
+            Fate::Within => Vec::new(),
             Fate::Packed(linear, layer) => {
                 let shape = [linear.out_features, linear.in_features];
                 packed_specs(&linear.name, shape, &layer.weights).to_vec()
@@ -168,6 +204,8 @@ impl Packing<'_> {
             bits_per_weight: bytes_after as f64 * 8.0 / (n * k) as f64,
             bytes_before: stored,
             bytes_after,
+            method: None,
+            measures: None,
         })
     }
 
@@ -179,7 +217,8 @@ impl Packing<'_> {
     ) -> Result<Manifest, PipelineError> {
         let layers = fates.iter().filter_map(|(_, fate)| match fate {
             Fate::Packed(linear, spec) => Some((linear.name.clone(), LayerEntry::from_spec(spec))),
-            Fate::Copied => None,
+            Fate::Solved(layer) => Some((layer.name.clone(), layer.entry.clone())),
+            Fate::Copied | Fate::Within => None,
         });
         Ok(Manifest {
             generator: concat!("qvgen ", env!("CARGO_PKG_VERSION")).to_owned(),
