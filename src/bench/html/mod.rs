@@ -1,8 +1,11 @@
 //! A report as one web page: no network, no script, readable on paper.
 
 mod bars;
+mod quantization;
 mod roofline;
 mod stack;
+
+pub use quantization::quantization_page;
 
 use super::{DeviceReport, Report, Suite, Table, tables};
 use std::fmt::Write as _;
@@ -26,11 +29,17 @@ pub fn page(report: &Report) -> Result<String, PageError> {
     for device in &report.devices {
         section(&mut body, device).map_err(PageError)?;
     }
-    Ok(format!(
+    Ok(document("qvgen bench", &body))
+}
+
+/// A whole page of `body`.
+fn document(title: &str, body: &str) -> String {
+    format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>qvgen bench</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-    ))
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
+        escaped(title)
+    )
 }
 
 /// Text that no browser takes for markup.

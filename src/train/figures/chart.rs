@@ -81,24 +81,38 @@ impl LineFigure {
         Self::write_stack(std::slice::from_ref(self), path)
     }
 
+    /// The figure as the text of an SVG.
+    ///
+    /// # Errors
+    ///
+    /// In the words of what draws it.
+    pub fn svg(&self) -> Result<String, String> {
+        Self::stack_svg(std::slice::from_ref(self))
+    }
+
     /// Writes `panels` one above the other to `path`.
     ///
     /// # Errors
     ///
     /// If they cannot be written.
     pub fn write_stack(panels: &[Self], path: &Path) -> Result<(), TrainError> {
+        write(path, &Self::stack_svg(panels).map_err(failed(path))?)
+    }
+
+    fn stack_svg(panels: &[Self]) -> Result<String, String> {
+        let say = |err: &dyn std::fmt::Display| err.to_string();
         let mut svg = String::new();
         let panel_height = if panels.len() > 1 { SHORT_PANEL_HEIGHT } else { PANEL_HEIGHT };
         let height = panel_height * panels.len().max(1) as u32;
         {
             let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-            root.fill(&PAPER).map_err(failed(path))?;
+            root.fill(&PAPER).map_err(|err| say(&err))?;
             for (panel, area) in panels.iter().zip(root.split_evenly((panels.len().max(1), 1))) {
-                panel.draw(&area).map_err(failed(path))?;
+                panel.draw(&area)?;
             }
-            root.present().map_err(failed(path))?;
+            root.present().map_err(|err| say(&err))?;
         }
-        write(path, &svg)
+        Ok(svg)
     }
 
     /// The finite points of `series` that the scale can show.
