@@ -11,6 +11,7 @@ mod eval;
 mod inspect;
 mod model_arguments;
 mod output;
+mod post_training;
 mod pretrain;
 mod progress;
 mod quantize;
