@@ -30,8 +30,8 @@ use super::modulation::{AdaptiveNorm, TokenTimestep};
 use super::positions::Positions;
 use crate::models::blocks::Block;
 use crate::nn::{
-    AttentionPrecision, HeadNorm, KeysValues, Limits, Linear, LinearInput, MultiHeadAttention,
-    Rotation, Trace, WeightError, Weights, map_token_chunks,
+    AttentionPrecision, FrameTokens, HeadNorm, KeysValues, Limits, Linear, LinearInput,
+    MultiHeadAttention, Rotation, Trace, WeightError, Weights, map_token_chunks,
 };
 use burn::tensor::Tensor;
 
@@ -62,6 +62,11 @@ impl Kinds {
     fn at(&self, part: usize) -> &TokenTimestep {
         if part == 0 { &self.text } else { &self.video }
     }
+}
+
+/// The frames of part `part` of the tokens; the first part is text and has none.
+fn frames(part: usize, positions: &[Positions]) -> Option<FrameTokens> {
+    positions.get(part.checked_sub(1)?).map(Positions::frames)
 }
 
 /// What the tokens of a part are called in a trace.
@@ -248,8 +253,10 @@ impl CogVideoXBlock {
     ) -> Vec<Tensor<2>> {
         assert_eq!(hidden.len(), positions.len() + 1, "parts of the video and their positions");
         let hidden = self.attend(hidden, &timestep.attention, positions, trace);
-        let finish =
-            |(part, hidden)| self.feed_forward(part, hidden, timestep.feed_forward.at(part), trace);
+        let finish = |(part, hidden)| {
+            let shown = (part, frames(part, positions), &mut *trace);
+            self.feed_forward(hidden, timestep.feed_forward.at(part), shown)
+        };
         hidden.into_iter().enumerate().map(finish).collect()
     }
 
@@ -271,7 +278,7 @@ impl CogVideoXBlock {
             .zip(positions)
             .map(|(video, positions)| Group {
                 text: text.take(),
-                video,
+                video: video.of_frames(Some(positions.frames())),
                 rotation: positions.rotation().cloned(),
             })
             .collect();
@@ -280,7 +287,7 @@ impl CogVideoXBlock {
             groups.iter().map(|group| self.attn1.keys_values(group)).collect();
         let found = groups.into_iter().flat_map(|group| self.attn1.found(group, &keys_values));
         let add = |(part, (hidden, found)): (usize, (Tensor<2>, Tensor<2>))| {
-            let found = LinearInput::new(found);
+            let found = LinearInput::new(found).of_frames(frames(part, positions));
             let name = format_args!("block{}.attn1.{}", self.index, kind(part));
             trace.record_with(name, || self.attn1.to_out.forward_input(&found));
             self.attn1.to_out.forward_add(&found, hidden, Some(&timestep.at(part).gate))
@@ -290,15 +297,18 @@ impl CogVideoXBlock {
 
     fn feed_forward(
         &self,
-        part: usize,
         hidden: Tensor<2>,
         TokenTimestep { modulation, gate }: &TokenTimestep,
-        trace: &mut Trace<'_>,
+        (part, frames, trace): (usize, Option<FrameTokens>, &mut Trace<'_>),
     ) -> Tensor<2> {
+        let mut done = 0;
         let hidden = map_token_chunks(hidden, self.ff_tokens, |hidden| {
-            let normed = self.norm2.normed(hidden.clone(), modulation);
+            let frames = frames.map(|frames| frames.skip(done));
+            done += hidden.dims()[0];
+            let normed = self.norm2.normed(hidden.clone(), modulation).of_frames(frames);
             self.show("norm2", part, &normed, gate, trace);
-            let wide = LinearInput::gelu_tanh(self.ff_up.forward_input(&normed));
+            let wide = self.ff_up.forward_input(&normed);
+            let wide = LinearInput::gelu_tanh(wide).of_frames(frames);
             let name = format_args!("block{}.ff.{}", self.index, kind(part));
             trace.record_with(name, || self.ff_down.forward_input(&wide));
             self.ff_down.forward_add(&wide, hidden, Some(gate))

@@ -2,7 +2,7 @@
 
 use super::CogVideoXConfig;
 use super::modulation::AdaptiveNorm;
-use crate::nn::{LayerNorm, Linear, Modulation, Trace, WeightError, Weights};
+use crate::nn::{FrameTokens, LayerNorm, Linear, Modulation, Trace, WeightError, Weights};
 use burn::tensor::Tensor;
 
 /// The last two normalizations and the projection.
@@ -52,12 +52,15 @@ impl CogVideoXHead {
         grid: [usize; 3],
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
+        let mut frames = FrameTokens { first: 0, per_frame: grid[1] * grid[2] };
         let project = |hidden: Tensor<2>| {
+            let of_frames = Some(frames);
+            frames = frames.skip(hidden.dims()[0]);
             let hidden = self.norm_final.forward(hidden);
             trace.record("norm_final", &hidden);
             let normed = self.norm_out.normed(hidden, timestep);
             trace.record_with("norm_out", || normed.values());
-            let patches = self.proj_out.forward_input(&normed);
+            let patches = self.proj_out.forward_input(&normed.of_frames(of_frames));
             trace.record("proj_out", &patches);
             patches
         };

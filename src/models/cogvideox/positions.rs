@@ -10,7 +10,7 @@
 //! Tokens of the text have none.
 
 use super::CogVideoXConfig;
-use crate::nn::{Limits, RopeAxis, RopeGrid, Rotation};
+use crate::nn::{FrameTokens, Limits, RopeAxis, RopeGrid, Rotation};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::ops::Range;
 
@@ -36,6 +36,14 @@ impl Positions {
         }
     }
 
+    /// The frames of the tokens.
+    pub(super) fn frames(&self) -> FrameTokens {
+        match self {
+            Self::Rotated(rotation) => rotation.frames,
+            Self::Added(table) => table.frames,
+        }
+    }
+
     /// `tokens` `[tokens, dim]`, plus the table's rows if there is a table.
     pub(super) fn add_to(&self, tokens: Tensor<2>) -> Tensor<2> {
         match self {
@@ -53,6 +61,7 @@ pub struct PositionTable {
     axes: [Tensor<2>; 3],
     /// Which row of each, `[tokens]`.
     indices: [Tensor<1, Int>; 3],
+    frames: FrameTokens,
 }
 
 impl PositionTable {
@@ -84,8 +93,9 @@ pub fn positions(
     let axes = table_axes(config, grid, device);
     parts
         .map(|part| {
+            let frames = FrameTokens { first: part.start, per_frame: grid[1] * grid[2] };
             let (axes, indices) = (axes.clone(), table_indices(grid, &part, device));
-            Positions::Added(PositionTable { axes, indices })
+            Positions::Added(PositionTable { axes, indices, frames })
         })
         .collect()
 }
