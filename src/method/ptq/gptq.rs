@@ -113,7 +113,7 @@ mod tests {
 
     /// Tokens whose neighbouring channels are alike.
     fn correlated(tokens: usize, k: usize) -> Vec<f32> {
-        let noise = |i: usize| (i as f32 * 12.9898).sin() * 43758.5453 % 1.0;
+        let noise = |i: usize| (i as f32 * 12.9898).sin() * 43758.547 % 1.0;
         let token = |t: usize| {
             let mut value = noise(t * 7919);
             (0..k)

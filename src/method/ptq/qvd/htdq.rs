@@ -115,7 +115,7 @@ mod tests {
 
     /// Features like `silu` of an embedding, with gains that are heavy-tailed or all alike.
     fn features(timesteps: usize, channels: usize, is_heavy: bool) -> Vec<f32> {
-        let noise = |i: usize| ((i as f32 * 12.9898).sin() * 43758.5453 % 1.0).clamp(-0.999, 0.999);
+        let noise = |i: usize| ((i as f32 * 12.9898).sin() * 43758.547 % 1.0).clamp(-0.999, 0.999);
         let gain = |c: usize| {
             if is_heavy { (2.5 * (noise(c * 31) + noise(c * 57 + 3))).exp() } else { 1.0 }
         };
