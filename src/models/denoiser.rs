@@ -64,6 +64,10 @@ pub trait DenoiserConfig: Debug + Send + Sync {
     /// depends on nothing else.
     fn timestep_projections(&self) -> &'static [&'static str];
 
+    /// Whether the tensor `name` is zero in a model that begins as the identity: whatever scales a
+    /// residual branch, and the last layer. All biases are as well.
+    fn starts_at_zero(&self, name: &str) -> bool;
+
     /// How the model was published to be called, given the pixels that its autoencoder makes of a
     /// latent pixel, in a row.
     fn usual_call(&self, pixels_per_latent: usize) -> UsualCall;

@@ -7,15 +7,19 @@
 
 mod block;
 mod config;
+mod denoiser;
 mod embedder;
+mod family;
 mod head;
 mod modulation;
 mod positions;
+mod stages;
 mod transformer;
 
 pub use block::{BlockTimestep, CogVideoXBlock};
 pub use config::CogVideoXConfig;
 pub use embedder::CogVideoXEmbedder;
+pub use family::CogVideoX;
 pub use head::CogVideoXHead;
 pub use modulation::TokenTimestep;
 pub use positions::{Positions, positions};

@@ -111,6 +111,23 @@ impl T5Config {
         Ok(config)
     }
 
+    /// [`Self::from_json`] of an encoder that must be of one variant.
+    ///
+    /// # Errors
+    ///
+    /// As there, or if it is of the other.
+    pub fn of_variant(variant: T5Variant, json: &Value) -> Result<Self, ConfigError> {
+        let config = Self::from_json(json)?;
+        if config.variant == variant {
+            return Ok(config);
+        }
+        let expected = match variant {
+            T5Variant::V1_1 => "expected \"t5\"",
+            T5Variant::Umt5 => "expected \"umt5\"",
+        };
+        Err(Fields(json).error("model_type", expected))
+    }
+
     /// Width of all heads together.
     pub fn inner_dim(&self) -> usize {
         self.num_heads * self.d_kv

@@ -74,6 +74,11 @@ impl DenoiserConfig for WanConfig {
         &["condition_embedder.time_proj"]
     }
 
+    fn starts_at_zero(&self, name: &str) -> bool {
+        let ends = ["scale_shift_table", "time_proj.weight"];
+        name == "proj_out.weight" || ends.iter().any(|end| name.ends_with(end))
+    }
+
     fn usual_call(&self, _pixels_per_latent: usize) -> UsualCall {
         // Wan 2.1 at 480p.
         UsualCall {
@@ -183,5 +188,21 @@ impl Denoiser for WanTransformer {
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
         Self::forward_at(self, latent, timestep.of(), text.of(), trace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_calls_take_what_was_counted() {
+        // Of diffusers' own passes, by torch's counter, in tera-operations; it counts the text's keys
+        // and values in every pass.
+        let tera = |config: &WanConfig| config.ops(32_760, 512).total(config.num_layers) / 1e12;
+        let small = tera(&WanConfig::wan2_1_t2v_1_3b());
+        assert!((small - 282.9).abs() < 0.1, "{small}");
+        let large = tera(&WanConfig::wan2_1_t2v_14b());
+        assert!((large - 1676.0).abs() < 1.0, "{large}");
     }
 }

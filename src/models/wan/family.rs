@@ -1,7 +1,7 @@
 //! Wan 2.1 text-to-video: this transformer, its autoencoder and UMT5.
 
 use super::WanConfig;
-use crate::models::t5::T5Config;
+use crate::models::t5::{T5Config, T5Variant};
 use crate::models::wan_vae::WanVaeConfig;
 use crate::models::{ConfigError, Family, FamilyFacts, PublishedModel};
 use serde_json::Value;
@@ -29,7 +29,7 @@ impl Family for Wan {
     }
 
     fn read_text_encoder(json: &Value) -> Result<T5Config, ConfigError> {
-        T5Config::from_json(json)
+        T5Config::of_variant(T5Variant::Umt5, json)
     }
 
     fn published() -> Vec<PublishedModel> {
