@@ -2,6 +2,7 @@
 
 use super::PipelineError;
 use super::checkpoint::{Component, config_from_json};
+use crate::models::cogvideox::CogVideoX;
 use crate::models::t5::T5Config;
 use crate::models::wan::Wan;
 use crate::models::{
@@ -10,7 +11,8 @@ use crate::models::{
 use std::sync::Arc;
 
 /// Every family whose models can be run.
-pub(super) static FAMILIES: [FamilyReader; 1] = [FamilyReader::of::<Wan>()];
+pub(super) static FAMILIES: [FamilyReader; 2] =
+    [FamilyReader::of::<Wan>(), FamilyReader::of::<CogVideoX>()];
 
 /// A [`Family`] that is chosen while running.
 #[derive(Debug)]

@@ -14,13 +14,25 @@ pub struct Guidance<'a> {
     pub contexts: &'a [TextContext],
     /// How far to go from the second prediction beyond the first.
     pub scale: f32,
+    /// Whether the scale changes from step to step; see [`dynamic_guidance_scale`].
+    pub is_dynamic: bool,
     /// Share of the steps, at the end of the run, that use the prompt's prediction alone; see
     /// [`guided_steps`].
     pub late_drop: f64,
 }
 
 impl Guidance<'_> {
-    /// `v_u + scale · (v_c − v_u)`, or the prompt's prediction `v_c` alone.
+    /// The scale of step `step` of `steps`, at `timestep`; `None` if it is not guided.
+    pub(super) fn scale_at(&self, step: usize, steps: usize, timestep: f32) -> Option<f32> {
+        let is_guided = step < guided_steps(steps, self.late_drop);
+        let dynamic = || {
+            let timestep = f64::from(timestep);
+            dynamic_guidance_scale(f64::from(self.scale), steps, timestep) as f32
+        };
+        is_guided.then(|| if self.is_dynamic { dynamic() } else { self.scale })
+    }
+
+    /// `v_u + scale · (v_c − v_u)`, or, without a scale, the prompt's prediction `v_c` alone.
     ///
     /// # Errors
     ///
@@ -30,18 +42,18 @@ impl Guidance<'_> {
         transformer: &dyn Denoiser,
         latent: Tensor<4>,
         timestep: f32,
-        is_guided: bool,
+        scale: Option<f32>,
     ) -> Result<Vec<f32>, PipelineError> {
         let off = &mut Trace::off();
         let timestep = transformer.timestep_context(timestep, off);
         let mut predict = |text| read(transformer.forward_at(latent.clone(), &timestep, text, off));
         let conditional = predict(&self.contexts[0])?;
-        let Some(negative) = self.contexts.get(1).filter(|_| is_guided) else {
+        let (Some(negative), Some(scale)) = (self.contexts.get(1), scale) else {
             return Ok(conditional);
         };
         let unconditional = predict(negative)?;
         let pairs = conditional.into_iter().zip(unconditional);
-        Ok(pairs.map(|(c, u)| u + self.scale * (c - u)).collect())
+        Ok(pairs.map(|(c, u)| u + scale * (c - u)).collect())
     }
 }
 

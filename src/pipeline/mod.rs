@@ -28,6 +28,7 @@ pub mod memory;
 pub mod model;
 mod model_files;
 pub mod noise;
+pub mod noising;
 pub mod packed;
 pub mod padding;
 pub mod plan;

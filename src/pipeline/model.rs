@@ -3,6 +3,7 @@
 use super::checkpoint::{Checkpoint, ComponentKind, ModelFolder};
 use super::defaults::SamplingDefaults;
 use super::family::FamilyReader;
+use super::noising::Noising;
 use super::packed::{Arithmetic, PackedCheckpoint, RoundingSource};
 use super::prompt;
 use super::scheduler::SchedulerConfig;
@@ -166,6 +167,15 @@ impl VideoModel {
     /// `precision` for the linear layers of the transformer, but for those worth keeping.
     pub fn recommended_scope(&self, precision: Precision) -> Scope {
         Scope::recommended(precision, self.transformer.sensitive_layers())
+    }
+
+    /// The noise levels that the model was trained with.
+    ///
+    /// # Errors
+    ///
+    /// If those of its scheduler are too extreme to tell apart.
+    pub fn noising(&self) -> Result<Noising, PipelineError> {
+        Ok(Noising::of(&self.scheduler)?)
     }
 
     /// `prompt` as the tokenizer should see it.

@@ -17,6 +17,8 @@ pub struct Plan {
     pub precision: String,
     /// Where it runs.
     pub device: String,
+    /// Frames of the video.
+    pub frames: usize,
     /// `[channels, frames, height, width]` of what is sampled.
     pub latent_shape: [usize; 4],
     /// Tokens of the video that the transformer sees.
@@ -94,6 +96,7 @@ impl Plan {
             model: model.folder.class_name().to_owned(),
             precision: weights.precision(&config.linears()),
             device: device.describe(),
+            frames: settings.video_frames(model),
             latent_shape,
             tokens,
             forwards,

@@ -4,7 +4,6 @@ use super::PipelineError;
 use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
 pub use super::guidance::Guidance;
-use super::guidance::guided_steps;
 use super::model::{ComponentWeights, VideoModel};
 use super::noise::standard_normal;
 use super::padding::last_frames;
@@ -265,14 +264,14 @@ impl Sampler<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<(), PipelineError> {
         let timesteps = scheduler.timesteps().to_vec();
-        let guided = guided_steps(timesteps.len(), guidance.late_drop);
         transformer.begin_run();
         progress(Stage::Denoise, 0, timesteps.len());
         for (step, &timestep) in timesteps.iter().enumerate() {
             self.cancel.check()?;
             let data = TensorData::new(latent.to_vec(), shape);
             let x = Tensor::<4>::from_data(data, &self.device.device);
-            let velocity = guidance.velocity(transformer, x, timestep, step < guided)?;
+            let scale = guidance.scale_at(step, timesteps.len(), timestep);
+            let velocity = guidance.velocity(transformer, x, timestep, scale)?;
             if velocity.iter().any(|value| !value.is_finite()) {
                 let what = format!("the velocity of step {} of {}", step + 1, timesteps.len());
                 return Err(PipelineError::NotFinite { what });

@@ -26,6 +26,8 @@ pub struct SampleSettings {
     pub steps: usize,
     /// Strength of classifier-free guidance; up to 1 there is none.
     pub guidance_scale: f32,
+    /// Whether the strength changes from step to step, as CogVideoX's pipeline can do.
+    pub dynamic_guidance: bool,
     /// Share of the steps, at the end of the run, that are not guided: 0 to 1; see
     /// [`guided_steps`].
     pub late_guidance_drop: f64,
@@ -83,6 +85,13 @@ impl SampleSettings {
             let value = self.late_guidance_drop;
             return Err(setting(format!("--late-guidance-drop: {value} is no share from 0 to 1")));
         }
+        if self.dynamic_guidance && model.scheduler.diffusion().is_none() {
+            return Err(setting(
+                "--dynamic-guidance: it is made for the noise levels of CogVideoX, which this model \
+                 has not"
+                    .to_owned(),
+            ));
+        }
         match self.build_scheduler(model, self.seed) {
             Err(PipelineError::Scheduler(err)) => {
                 let flag = match &err {
@@ -135,7 +144,12 @@ impl SampleSettings {
     /// The guidance of the run, given the prompt's context and, if there is guidance, the negative
     /// prompt's.
     pub fn guidance<'a>(&self, contexts: &'a [TextContext]) -> Guidance<'a> {
-        Guidance { contexts, scale: self.guidance_scale, late_drop: self.late_guidance_drop }
+        Guidance {
+            contexts,
+            scale: self.guidance_scale,
+            is_dynamic: self.dynamic_guidance,
+            late_drop: self.late_guidance_drop,
+        }
     }
 
     /// Forward passes of the transformer.

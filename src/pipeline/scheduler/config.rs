@@ -104,6 +104,14 @@ impl SchedulerConfig {
         }
     }
 
+    /// The noise levels of a discrete diffusion; `None` for flow matching.
+    pub const fn diffusion(&self) -> Option<&CogVideoXConfig> {
+        match self {
+            Self::UniPc(_) | Self::FlowMatchEuler(_) => None,
+            Self::CogVideoXDdim(config) | Self::CogVideoXDpm(config) => Some(config),
+        }
+    }
+
     /// Shift of a flow schedule towards noise; `None` for other schedules.
     pub const fn flow_shift(&self) -> Option<f64> {
         match self {
