@@ -179,6 +179,7 @@ fn the_json_document_keeps_its_schema() {
         ".schema .settings.seeds .settings.noise_levels .settings.sampling.negative_prompt \
          .settings.sampling.frames .settings.sampling.width .settings.sampling.height \
          .settings.sampling.steps .settings.sampling.guidance_scale \
+         .settings.sampling.dynamic_guidance \
          .settings.sampling.late_guidance_drop .settings.sampling.flow_shift \
          .settings.sampling.scheduler .settings.sampling.fps .settings.sampling.attention",
     )

@@ -440,6 +440,7 @@ fn prompt_settings() -> PromptSettings {
         height: 32,
         steps: 2,
         guidance_scale: 3.0,
+        dynamic_guidance: false,
         late_guidance_drop: 0.0,
         flow_shift: None,
         scheduler: None,
@@ -480,7 +481,8 @@ fn prompts_become_the_latents_that_sampling_ends_with() {
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
-        let guidance = Guidance { contexts: &contexts, scale: 3.0, late_drop: 0.0 };
+        let guidance =
+            Guidance { contexts: &contexts, scale: 3.0, is_dynamic: false, late_drop: 0.0 };
         let seed = entry.seed.expect("a seed");
         let mut latent = standard_normal(seed, 0, entry.shape.iter().product());
         let mut scheduler = settings.sampling.build_scheduler(&model, seed).expect("a scheduler");

@@ -263,6 +263,7 @@ fn trainer<'a>(
         config,
         layers: Some(layers),
         teacher,
+        noising: study.model.noising()?,
         loss: recipe.loss,
         optimizer: OptimizerSettings {
             learning_rate: plan.learning_rate,

@@ -1,6 +1,5 @@
 //! One model after the other, measured by the same clips.
 
-use super::sampling::velocity_noise;
 use super::scores::{CaptionScores, mean};
 use super::{
     Case, ClipSampler, EvaluateError, Evaluation, EvaluationSettings, LevelScore, Sample,
@@ -63,6 +62,10 @@ struct Probe {
 
 /// Velocities `[seed][probe][level]`.
 type Velocities = Vec<Vec<Vec<Vec<f32>>>>;
+
+/// What is found of one probe under the noise of a seed, `[level]`.
+type OfProbe<'a> =
+    dyn Fn(&Probe, (u64, &[f64])) -> Result<Vec<Vec<f32>>, EvaluateError> + Sync + 'a;
 
 /// What another model makes of the same cases.
 #[derive(Debug)]
@@ -179,7 +182,7 @@ impl<'a> Evaluator<'a> {
         }
         if !self.probes.is_empty() {
             let velocities = self.velocities(transformer, progress)?;
-            self.add_velocities(&mut evaluation, &velocities);
+            self.add_velocities(&mut evaluation, &velocities)?;
         }
         Ok(Evaluated { evaluation, runs })
     }
@@ -240,23 +243,38 @@ impl<'a> Evaluator<'a> {
         Ok(runs)
     }
 
+    /// What the transformer predicts of the probes.
     fn velocities(
         &self,
         transformer: &dyn Denoiser,
+        progress: &mut Progress<'_>,
+    ) -> Result<Velocities, EvaluateError> {
+        let predicted = |Probe { case, latent }: &Probe, levels: (u64, &[f64])| {
+            self.sampler.velocities(transformer, &self.embeds[*case], latent, levels)
+        };
+        self.of_probes(!transformer.depends_on_step(), &predicted, progress)
+    }
+
+    /// What `find` says of every probe at the noise levels, under the noise of a seed.
+    ///
+    /// Side by side if they may be.
+    fn of_probes(
+        &self,
+        may_be_parallel: bool,
+        find: &OfProbe<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<Velocities, EvaluateError> {
         let (seeds, probes) = (&self.settings.seeds, &self.probes);
         let total = seeds.len() * probes.len();
         progress(Stage::Velocity, 0, total);
         let one = |index: usize| {
-            let Probe { case, latent } = &probes[index % probes.len()];
-            let seed = sample_seed(seeds[index / probes.len()], *case);
-            let levels = (seed, self.settings.noise_levels.as_slice());
-            self.sampler.velocities(transformer, &self.embeds[*case], latent, levels)
+            let probe = &probes[index % probes.len()];
+            let seed = sample_seed(seeds[index / probes.len()], probe.case);
+            find(probe, (seed, self.settings.noise_levels.as_slice()))
         };
         let mut all = self
             .sampler
-            .map(total, !transformer.depends_on_step(), one, &mut |done| {
+            .map(total, may_be_parallel, one, &mut |done| {
                 progress(Stage::Velocity, done, total);
             })?
             .into_iter();
@@ -264,7 +282,11 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Completes an evaluation with what velocities tell.
-    fn add_velocities(&self, evaluation: &mut Evaluation, velocities: &Velocities) {
+    fn add_velocities(
+        &self,
+        evaluation: &mut Evaluation,
+        velocities: &Velocities,
+    ) -> Result<(), EvaluateError> {
         let levels = &self.settings.noise_levels;
         // One value per seed: the mean over probes of `mse(seed, probe, level)`.
         let by_level = |mse: &dyn Fn(usize, usize, usize) -> f64| -> Vec<Vec<f64>> {
@@ -282,9 +304,12 @@ impl<'a> Evaluator<'a> {
                 .collect()
         };
         if self.ceiling.is_some() {
+            let truth = |probe: &Probe, levels: (u64, &[f64])| {
+                self.sampler.true_velocities(&probe.latent, levels)
+            };
+            let truth = self.of_probes(true, &truth, &mut |_, _, _| {})?;
             let values = by_level(&|seed, probe, level| {
-                let truth = self.true_velocity(seed, probe);
-                mean_square(&velocities[seed][probe][level], &truth)
+                mean_square(&velocities[seed][probe][level], &truth[seed][probe][level])
             });
             evaluation.flow_loss_by_level = scores(&values);
         }
@@ -299,13 +324,7 @@ impl<'a> Evaluator<'a> {
             agreement.velocity_mse = Statistic::of(&all);
             agreement.velocity_mse_by_level = scores(&values);
         }
-    }
-
-    /// `noise − latent`.
-    fn true_velocity(&self, seed: usize, probe: usize) -> Vec<f32> {
-        let Probe { case, latent } = &self.probes[probe];
-        let noise = velocity_noise(sample_seed(self.settings.seeds[seed], *case), latent.len());
-        noise.iter().zip(latent).map(|(noise, x)| noise - x).collect()
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ use crate::nn::Trace;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::model::VideoModel;
 use crate::pipeline::noise::standard_normal;
+use crate::pipeline::noising::Noising;
+use crate::pipeline::padding::repeat_first_frame;
 use crate::pipeline::plan::tiling;
 use crate::pipeline::sample::{Sampler, read};
 use crate::pipeline::settings::SampleSettings;
@@ -36,6 +38,7 @@ pub struct ClipSampler<'a> {
     sampler: Sampler<'a>,
     decoder: Box<dyn Decoder>,
     settings: SampleSettings,
+    noising: Noising,
     shape: [usize; 4],
     tiling: Option<Tiling>,
 }
@@ -58,6 +61,7 @@ impl<'a> ClipSampler<'a> {
         Ok(Self {
             decoder: sampler.load_decoder()?,
             tiling: tiling(model, &settings, [shape[2], shape[3]], device, None),
+            noising: model.noising()?,
             sampler,
             settings,
             shape,
@@ -132,7 +136,8 @@ impl<'a> ClipSampler<'a> {
     pub fn decode(&self, latent: &[f32]) -> Result<Clip, EvaluateError> {
         let place = (latent, self.shape);
         let values = self.sampler.decode(&*self.decoder, place, self.tiling, &mut |_, _, _| {})?;
-        let SampleSettings { frames, height, width, fps, .. } = self.settings;
+        let SampleSettings { height, width, fps, .. } = self.settings;
+        let frames = self.settings.video_frames(self.sampler.model);
         let pictures = Frames::from_unit_values(&values, [frames, height, width], fps);
         let pictures = pictures.map_err(crate::pipeline::PipelineError::from)?;
         Ok(Clip::new(frames, height, width, pictures.data().to_vec())?)
@@ -161,8 +166,7 @@ impl<'a> ClipSampler<'a> {
         self.map(clips.len(), true, one, &mut |_| {})
     }
 
-    /// The velocities that the transformer predicts between `latent` and the noise of `seed`, one
-    /// for each of `levels`.
+    /// What the transformer predicts of `latent` under the noise of `seed`, for each of `levels`.
     ///
     /// # Errors
     ///
@@ -176,17 +180,41 @@ impl<'a> ClipSampler<'a> {
     ) -> Result<Vec<Vec<f32>>, EvaluateError> {
         transformer.begin_run();
         let context = transformer.text_context(embeds.clone(), &mut Trace::off());
-        let noise = velocity_noise(seed, latent.len());
+        let [clean, noise] = self.clean_and_noise(latent, seed);
         let one = |&level: &f64| {
             self.sampler.cancel.check()?;
-            let level = level as f32;
-            let mix = |(x, n): (&f32, &f32)| (1.0 - level) * x + level * n;
-            let noisy: Vec<f32> = latent.iter().zip(&noise).map(mix).collect();
-            let data = TensorData::new(noisy, self.shape);
-            let noisy = Tensor::<4>::from_data(data, &self.sampler.device.device);
-            Ok(read(transformer.forward(noisy, 1000.0 * level, &context))?)
+            let level = self.noising.at(level);
+            let noisy = level.mix(clean.clone(), noise.clone());
+            Ok(read(transformer.forward(noisy, level.timestep, &context))?)
         };
         levels.iter().map(one).collect()
+    }
+
+    /// What it should predict there.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn true_velocities(
+        &self,
+        latent: &[f32],
+        (seed, levels): (u64, &[f64]),
+    ) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        let [clean, noise] = self.clean_and_noise(latent, seed);
+        let one =
+            |&level: &f64| Ok(read(self.noising.at(level).target(clean.clone(), noise.clone()))?);
+        levels.iter().map(one).collect()
+    }
+
+    /// A clip's latent as the transformer takes it, and the noise that it is mixed with for comparing
+    /// velocities, which is not that of sampling.
+    fn clean_and_noise(&self, latent: &[f32], seed: u64) -> [Tensor<4>; 2] {
+        let tensor = |values: Vec<f32>, shape: [usize; 4]| {
+            Tensor::<4>::from_data(TensorData::new(values, shape), &self.sampler.device.device)
+        };
+        let shape = self.sampler.model.padded_shape(self.shape);
+        let clean = repeat_first_frame(tensor(latent.to_vec(), self.shape), shape[1]);
+        [clean, tensor(standard_normal(seed, 1, shape.iter().product()), shape)]
     }
 
     /// `one(0)` to `one(count − 1)`: side by side on the CPU, if they may be, otherwise in turn.
@@ -215,9 +243,4 @@ impl<'a> ClipSampler<'a> {
         }
         Ok(results)
     }
-}
-
-/// The noise that latents are mixed with for comparing velocities; not that of sampling.
-pub(super) fn velocity_noise(seed: u64, len: usize) -> Vec<f32> {
-    standard_normal(seed, 1, len)
 }

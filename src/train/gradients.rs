@@ -17,8 +17,8 @@ use burn::tensor::{Device, Gradients, Tensor};
 pub struct Example {
     /// `x_t`, `[channels, frames, height, width]`.
     pub noisy: Tensor<4>,
-    /// Noise level in 0..1; the timestep is 1000 times it.
-    pub sigma: f32,
+    /// What the transformer is told of the noise level, in 0 to 1000.
+    pub timestep: f32,
     /// Embedded caption, `[tokens, text_dim]`.
     pub text: Tensor<2>,
     /// The velocities to compare with, and the weight of each.
@@ -26,11 +26,6 @@ pub struct Example {
 }
 
 impl Example {
-    /// The timestep of the noise level.
-    pub fn timestep(&self) -> f32 {
-        self.sigma * 1000.0
-    }
-
     /// `Σ weight · mean (prediction − target)²`.
     fn loss(&self, prediction: &Tensor<4>, target: impl Fn(&Tensor<4>) -> Tensor<4>) -> Tensor<1> {
         let term = |(velocity, weight): &(Tensor<4>, f32)| {
@@ -71,7 +66,7 @@ impl Pass<'_> {
         let weights = Weights::new(&source, self.device);
         let model = self.config.load(&weights, self.limits)?;
         let context = model.text_context(example.text.clone(), trace);
-        Ok(model.forward_traced(example.noisy.clone(), example.timestep(), &context, trace))
+        Ok(model.forward_traced(example.noisy.clone(), example.timestep, &context, trace))
     }
 
     /// The loss without gradients, a tensor of one element.
@@ -97,7 +92,7 @@ impl Pass<'_> {
         let text = Tensor::from_inner(example.text.clone());
         let context = model.text_context(text, &mut Trace::off());
         let noisy = Tensor::from_inner(example.noisy.clone());
-        let prediction = model.forward(noisy, example.timestep(), &context);
+        let prediction = model.forward(noisy, example.timestep, &context);
         let loss = example.loss(&prediction, |target| Tensor::from_inner(target.clone()));
         let gradients = loss.backward();
         Ok((loss.inner(), source.gradients(&gradients)))
@@ -114,7 +109,7 @@ impl Pass<'_> {
         let weights = Weights::new(&plain, self.device);
         let stages = self.stages(&weights, example);
         let (noisy, text) = (example.noisy.clone(), example.text.clone());
-        let Embedded { hidden, conditions } = stages.embed(noisy, example.timestep(), text)?;
+        let Embedded { hidden, conditions } = stages.embed(noisy, example.timestep, text)?;
         let mut inputs = vec![hidden];
         for index in 0..self.config.num_layers() {
             let block = stages.block(index, &conditions)?;
@@ -178,7 +173,7 @@ impl Pass<'_> {
         let weights = Weights::new(&source, &device);
         let noisy = Tensor::from_inner(example.noisy.clone());
         let text = Tensor::from_inner(example.text.clone());
-        let embedded = self.stages(&weights, example).embed(noisy, example.timestep(), text)?;
+        let embedded = self.stages(&weights, example).embed(noisy, example.timestep, text)?;
         let outputs = embedded.hidden.into_iter().chain(embedded.conditions).collect();
         let incoming: Vec<_> = sum.hidden.iter().chain(&sum.conditions).cloned().collect();
         let gradients = product(outputs, &incoming).backward();

@@ -2,25 +2,19 @@
 
 use super::parameters::{Group, Parameters};
 use super::random::{Purpose, key, normal};
+use crate::models::DenoiserConfig;
 use burn::tensor::Device;
 
-/// Random parameters of the given names and shapes.
+/// Random parameters of a transformer of `config`.
 ///
 /// Linear layers keep the size of their input; what scales a residual branch and the last layer
 /// start at zero, so that the model begins as the identity (adaLN-Zero; Peebles and Xie,
 /// arXiv:2212.09748).
-pub fn random_parameters(
-    shapes: &[(String, Vec<usize>)],
-    seed: u64,
-    device: &Device,
-) -> Parameters {
+pub fn random_parameters(config: &dyn DenoiserConfig, seed: u64, device: &Device) -> Parameters {
     let mut parameters = Parameters::default();
-    for (index, (name, shape)) in shapes.iter().enumerate() {
+    for (index, (name, shape)) in config.parameter_shapes().iter().enumerate() {
         let len: usize = shape.iter().product();
-        let starts_at_zero = name.ends_with(".bias")
-            || name.ends_with("scale_shift_table")
-            || name == "proj_out.weight"
-            || name.ends_with("time_proj.weight");
+        let starts_at_zero = name.ends_with(".bias") || config.starts_at_zero(name);
         let values = if starts_at_zero {
             vec![0.0; len]
         } else if name.contains("norm") {

@@ -1,11 +1,16 @@
 use crate::common::{assert_matches, devices};
-use crate::{example, host, parameters, tiny};
+use crate::{architectures, example, host, parameters};
+use qvgen::models::DenoiserConfig;
 use qvgen::nn::Limits;
 use qvgen::train::{Parameters, Pass};
 
+fn norm(values: &[f32]) -> f32 {
+    values.iter().map(|value| value * value).sum::<f32>().sqrt()
+}
+
 fn pass<'a>(
     parameters: &'a Parameters,
-    config: &'a qvgen::models::wan::WanConfig,
+    config: &'a dyn DenoiserConfig,
     device: &'a burn::tensor::Device,
     limits: Limits,
 ) -> Pass<'a> {
@@ -14,21 +19,30 @@ fn pass<'a>(
 
 #[test]
 fn computing_every_block_twice_gives_the_same_gradients() {
-    let config = tiny();
     for (name, device) in devices() {
-        let parameters = parameters(&config, &device);
-        let example = example(&config, 1, &device);
-        // The second limit splits the tokens into parts.
-        for limits in [Limits::default(), Limits { max_elements: 5 * config.dim() }] {
-            let pass = pass(&parameters, &config, &device, limits);
-            let (loss, whole) = pass.whole(&example).expect("gradients");
-            let (again, recomputed) = pass.recomputed(&example).expect("gradients");
-            assert_matches(&format!("{name}: loss"), &host(again), &host(loss), 1e-6);
-            assert_eq!(whole.len(), config.parameter_shapes().len(), "{name}");
-            assert!(whole.keys().eq(recomputed.keys()), "{name}");
-            for (parameter, gradient) in whole {
-                let other = host(recomputed[&parameter].clone());
-                assert_matches(&format!("{name}: {parameter}"), &other, &host(gradient), 1e-4);
+        for (architecture, config) in architectures() {
+            let name = format!("{architecture} on {name}");
+            let parameters = parameters(&*config, &device);
+            let example = example(&*config, 1, &device);
+            // The second limit splits the tokens into parts.
+            for limits in [Limits::default(), Limits { max_elements: 7 * config.dim() }] {
+                let pass = pass(&parameters, &*config, &device, limits);
+                let (loss, whole) = pass.whole(&example).expect("gradients");
+                let (again, recomputed) = pass.recomputed(&example).expect("gradients");
+                assert_matches(&format!("{name}: loss"), &host(again), &host(loss), 1e-6);
+                assert_eq!(whole.len(), config.parameter_shapes().len(), "{name}");
+                assert!(whole.keys().eq(recomputed.keys()), "{name}");
+                let norms = whole.values().map(|gradient| norm(&host(gradient.clone())));
+                let largest = norms.fold(0.0, f32::max);
+                for (parameter, gradient) in whole {
+                    let (gradient, other) = (host(gradient), host(recomputed[&parameter].clone()));
+                    // Without rotation, a bias of all keys changes no attention: rounding is left.
+                    if norm(&gradient) < 1e-5 * largest {
+                        assert!(norm(&other) < 1e-5 * largest, "{name}: {parameter}");
+                        continue;
+                    }
+                    assert_matches(&format!("{name}: {parameter}"), &other, &gradient, 1e-3);
+                }
             }
         }
     }
@@ -36,17 +50,17 @@ fn computing_every_block_twice_gives_the_same_gradients() {
 
 #[test]
 fn gradients_predict_how_the_loss_changes() {
-    let config = tiny();
     // Every operation is compared between the devices elsewhere: the CPU is enough here.
-    for (name, device) in devices().into_iter().take(1) {
-        let base = parameters(&config, &device);
-        let example = example(&config, 2, &device);
+    let device = burn::tensor::Device::flex();
+    for (name, config) in architectures() {
+        let base = parameters(&*config, &device);
+        let example = example(&*config, 2, &device);
         let loss_of = |parameters: &Parameters| {
-            let pass = pass(parameters, &config, &device, Limits::default());
+            let pass = pass(parameters, &*config, &device, Limits::default());
             f64::from(host(pass.loss(&example).expect("a loss"))[0])
         };
         let (_, gradients) =
-            pass(&base, &config, &device, Limits::default()).whole(&example).expect("gradients");
+            pass(&base, &*config, &device, Limits::default()).whole(&example).expect("gradients");
         // Along its gradient, every parameter changes the loss by the gradient's square.
         for (parameter, gradient) in &gradients {
             let square: f32 = host(gradient.clone()).iter().map(|g| g * g).sum();
@@ -63,7 +77,7 @@ fn gradients_predict_how_the_loss_changes() {
             let measured = (moved(1.0) - moved(-1.0)) / (2.0 * f64::from(step));
             let expected = f64::from(square);
             assert!(
-                (measured - expected).abs() < 0.03 * expected + 2e-5 / f64::from(step),
+                (measured - expected).abs() < 0.03 * expected + 4e-5 / f64::from(step),
                 "{name}: {parameter}: the loss changes by {measured}, the gradient says {expected}"
             );
         }

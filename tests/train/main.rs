@@ -7,9 +7,11 @@ mod pretrain;
 mod student;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use qvgen::models::LinearShape;
+use qvgen::models::DenoiserConfig;
+use qvgen::models::cogvideox::CogVideoXConfig;
 use qvgen::models::wan::WanConfig;
 use qvgen::train::{Example, Group, Parameters};
+use std::sync::Arc;
 
 /// Sizes of a transformer that a test can train.
 fn tiny() -> WanConfig {
@@ -28,6 +30,38 @@ fn tiny() -> WanConfig {
     }
 }
 
+/// The same for CogVideoX, with a table of positions.
+fn tiny_cogvideox() -> CogVideoXConfig {
+    CogVideoXConfig {
+        num_attention_heads: 2,
+        attention_head_dim: 16,
+        in_channels: 4,
+        out_channels: 4,
+        text_embed_dim: 10,
+        max_text_seq_length: 5,
+        time_embed_dim: 12,
+        num_layers: 2,
+        sample_height: 4,
+        sample_width: 6,
+        ..CogVideoXConfig::cogvideox_2b()
+    }
+}
+
+/// Tiny transformers of every architecture.
+fn architectures() -> Vec<(&'static str, Arc<dyn DenoiserConfig>)> {
+    let rotary = CogVideoXConfig {
+        use_rotary_positional_embeddings: true,
+        patch_size_t: Some(2),
+        ofs_embed_dim: Some(12),
+        ..tiny_cogvideox()
+    };
+    vec![
+        ("wan", Arc::new(tiny())),
+        ("cogvideox", Arc::new(tiny_cogvideox())),
+        ("cogvideox1.5", Arc::new(rotary)),
+    ]
+}
+
 /// Values from −1 to 1 that look random.
 fn values(len: usize, seed: u32) -> Vec<f32> {
     let value = |i: usize| {
@@ -42,7 +76,7 @@ fn values(len: usize, seed: u32) -> Vec<f32> {
 }
 
 /// Random parameters of a transformer of `config`.
-fn parameters(config: &WanConfig, device: &Device) -> Parameters {
+fn parameters(config: &dyn DenoiserConfig, device: &Device) -> Parameters {
     let mut parameters = Parameters::default();
     for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
         let len: usize = shape.iter().product();
@@ -63,22 +97,17 @@ fn tensor<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tens
 }
 
 /// A noisy latent with a target.
-fn example(config: &WanConfig, seed: u32, device: &Device) -> Example {
-    let shape = [config.in_channels, 2, 4, 6];
+fn example(config: &dyn DenoiserConfig, seed: u32, device: &Device) -> Example {
+    let shape = [config.in_channels(), 2, 4, 6];
     Example {
         noisy: tensor(shape, 100 + seed, device),
-        sigma: 0.4,
-        text: tensor([5, config.text_dim], 200 + seed, device),
+        timestep: 400.0,
+        text: tensor([5, config.text_dim()], 200 + seed, device),
         targets: vec![
             (tensor(shape, 300 + seed, device), 0.75),
             (tensor(shape, 400 + seed, device), 0.25),
         ],
     }
-}
-
-/// The linear layers of the blocks.
-fn block_linears(config: &WanConfig) -> Vec<LinearShape> {
-    config.linears().into_iter().filter(|layer| layer.name.starts_with("blocks.")).collect()
 }
 
 fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {

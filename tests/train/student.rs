@@ -1,15 +1,17 @@
 use crate::common::{assert_matches, devices};
-use crate::{block_linears, example, host, parameters, tiny};
+use crate::{architectures, example, host, parameters, tiny};
 use burn::tensor::Device;
 use qvgen::method::Scope;
 use qvgen::method::qvgen::{Annealing, Auxiliary, Loss, Method, Recipe};
 use qvgen::models::DenoiserConfig;
-use qvgen::models::wan::WanConfig;
 use qvgen::nn::{Limits, Linear, PackedLinear, WeightSource};
+use qvgen::pipeline::noising::Noising;
+use qvgen::pipeline::scheduler::SchedulerConfig;
 use qvgen::train::{
     InMemory, LoopSettings, OptimizerSettings, ParameterSource, Parameters, Pass, QuantizedLayers,
     Trainer,
 };
+use serde_json::json;
 use std::sync::Arc;
 
 fn recipe(rank: usize) -> Recipe {
@@ -17,14 +19,14 @@ fn recipe(rank: usize) -> Recipe {
 }
 
 fn student(
-    config: &WanConfig,
+    config: &dyn DenoiserConfig,
     recipe: &Recipe,
     bits: &str,
     device: &Device,
 ) -> (Parameters, QuantizedLayers) {
     let mut parameters = parameters(config, device);
     let scope = Scope::recommended(bits.parse().expect("a precision"), config.sensitive_layers());
-    let linears = block_linears(config);
+    let linears = config.block_linears();
     let layers = QuantizedLayers::prepare(&mut parameters, &linears, &scope, recipe, 60, 1)
         .expect("a schedule");
     (parameters, layers)
@@ -71,7 +73,7 @@ fn without_phi_the_student_is_the_packed_model() {
             let recipe = Recipe { auxiliary: Auxiliary::None, ..recipe(1) };
             let (parameters, layers) = student(&config, &recipe, bits, &device);
             let example = example(&config, 3, &device);
-            for linear in block_linears(&config) {
+            for linear in config.block_linears() {
                 let (rows, spec) = layers.packed(&parameters, &linear.name).expect("quantized");
                 let bias = host(parameters.expect(&format!("{}.bias", linear.name)).value.clone());
                 let packed = Linear::Packed(PackedLinear::new(
@@ -101,23 +103,36 @@ fn without_phi_the_student_is_the_packed_model() {
     }
 }
 
+/// What a model of `config` is trained on: flow matching, but for CogVideoX.
+fn noising(config: &dyn DenoiserConfig) -> Noising {
+    if config.block_prefix() == "blocks" {
+        return Noising::flow_matching();
+    }
+    let json = json!({
+        "_class_name": "CogVideoXDDIMScheduler", "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": true, "snr_shift_scale": 3.0, "timestep_spacing": "trailing",
+    });
+    Noising::of(&SchedulerConfig::from_json(&json).expect("a schedule")).expect("levels")
+}
+
 fn trainer<'a>(
-    config: &WanConfig,
+    config: &Arc<dyn DenoiserConfig>,
     data: &'a InMemory,
     recipe: &Recipe,
     bits: &str,
     device: &Device,
 ) -> Trainer<'a> {
-    let (parameters, layers) = student(config, recipe, bits, device);
-    let full = self::parameters(config, device);
+    let (parameters, layers) = student(&**config, recipe, bits, device);
+    let full = self::parameters(&**config, device);
     let source = ParameterSource::plain(&full, None);
     let weights = qvgen::nn::Weights::new(&source, device);
     let teacher = config.load(&weights, Limits::default());
     Trainer {
-        config: Arc::new(config.clone()),
+        config: config.clone(),
         parameters,
         layers: Some(layers),
         teacher: Some(teacher.expect("the teacher")),
+        noising: noising(&**config),
         loss: recipe.loss,
         optimizer: OptimizerSettings {
             learning_rate: 3e-3,
@@ -134,9 +149,10 @@ fn trainer<'a>(
     }
 }
 
-fn data(config: &WanConfig, device: &Device) -> InMemory {
-    let latent = |i: u32| crate::tensor([config.in_channels, 2, 4, 6], 500 + i, device);
-    let text = |i: u32| crate::tensor([5, config.text_dim], 600 + i, device);
+fn data(config: &dyn DenoiserConfig, device: &Device) -> InMemory {
+    // Three frames are no whole number of CogVideoX1.5's patches.
+    let latent = |i: u32| crate::tensor([config.in_channels(), 3, 4, 6], 500 + i, device);
+    let text = |i: u32| crate::tensor([5, config.text_dim()], 600 + i, device);
     InMemory {
         clips: (0..6).map(|i| (latent(i), i as usize % 3)).collect(),
         texts: (0..3).map(text).collect(),
@@ -146,51 +162,53 @@ fn data(config: &WanConfig, device: &Device) -> InMemory {
 
 #[test]
 fn training_lowers_the_loss_and_ends_without_phi() {
-    let config = tiny();
     let device = Device::flex();
-    let data = data(&config, &device);
-    let recipe = Recipe {
-        auxiliary: Auxiliary::Phi {
-            ranks: vec![4, 2, 1],
-            annealing: Annealing::Cosine,
-            redecompose: true,
-        },
-        ..recipe(4)
-    };
-    let mut trainer = trainer(&config, &data, &recipe, "w3a3", &device);
-    let held_out = |trainer: &Trainer<'_>| {
-        let loss = |i: usize| {
-            let example = trainer.example(i, 1_000_000, i).expect("an example");
-            f64::from(host(trainer.pass().loss(&example).expect("a loss"))[0])
+    for (name, config) in architectures() {
+        let data = data(&*config, &device);
+        let recipe = Recipe {
+            auxiliary: Auxiliary::Phi {
+                ranks: vec![4, 2, 1],
+                annealing: Annealing::Cosine,
+                redecompose: true,
+            },
+            ..recipe(4)
         };
-        (0..6).map(loss).sum::<f64>() / 6.0
-    };
-    if let Some(layers) = &mut trainer.layers {
-        layers.set_phi(false);
+        let mut trainer = trainer(&config, &data, &recipe, "w3a3", &device);
+        let held_out = |trainer: &Trainer<'_>| {
+            let loss = |i: usize| {
+                let example = trainer.example(i, 1_000_000, i).expect("an example");
+                f64::from(host(trainer.pass().loss(&example).expect("a loss"))[0])
+            };
+            (0..6).map(loss).sum::<f64>() / 6.0
+        };
+        if let Some(layers) = &mut trainer.layers {
+            layers.set_phi(false);
+        }
+        let before = held_out(&trainer);
+        if let Some(layers) = &mut trainer.layers {
+            layers.set_phi(true);
+        }
+        let mut decompositions = 0;
+        for step in 0..60 {
+            let report = trainer.update().expect("an update");
+            assert_eq!(report.step, step);
+            decompositions += usize::from(report.spectra.is_some());
+        }
+        assert_eq!(decompositions, 3, "{name}: one per phase");
+        // One more step begins the time after Φ.
+        trainer.update().expect("an update");
+        let left = format!("{}.0.attn1.to_q.low_rank_left", config.block_prefix());
+        assert!(trainer.parameters.get(&left).is_none(), "{name}");
+        let after = held_out(&trainer);
+        assert!(after < 0.7 * before, "{name}: the loss went from {before} to {after}");
     }
-    let before = held_out(&trainer);
-    if let Some(layers) = &mut trainer.layers {
-        layers.set_phi(true);
-    }
-    let mut decompositions = 0;
-    for step in 0..60 {
-        let report = trainer.update().expect("an update");
-        assert_eq!(report.step, step);
-        decompositions += usize::from(report.spectra.is_some());
-    }
-    assert_eq!(decompositions, 3, "one per phase");
-    // One more step begins the time after Φ.
-    trainer.update().expect("an update");
-    assert!(trainer.parameters.get("blocks.0.attn1.to_q.low_rank_left").is_none());
-    let after = held_out(&trainer);
-    assert!(after < 0.7 * before, "the loss went from {before} to {after}");
 }
 
 #[test]
 fn with_phi_the_first_gradients_are_smaller() {
-    let config = tiny();
+    let config: Arc<dyn DenoiserConfig> = Arc::new(tiny());
     let device = Device::flex();
-    let data = data(&config, &device);
+    let data = data(&*config, &device);
     let without = Recipe { auxiliary: Auxiliary::None, ..recipe(8) };
     let norm_of = |recipe: &Recipe| {
         let mut trainer = trainer(&config, &data, recipe, "w3a16", &device);
@@ -202,9 +220,9 @@ fn with_phi_the_first_gradients_are_smaller() {
 
 #[test]
 fn the_same_seed_trains_the_same_student() {
-    let config = tiny();
+    let config: Arc<dyn DenoiserConfig> = Arc::new(tiny());
     let device = Device::flex();
-    let data = data(&config, &device);
+    let data = data(&*config, &device);
     let run = || {
         let mut trainer = trainer(&config, &data, &recipe(4), "w4a4", &device);
         (0..8).map(|_| trainer.update().expect("an update").loss.to_bits()).collect::<Vec<_>>()
@@ -214,9 +232,9 @@ fn the_same_seed_trains_the_same_student() {
 
 #[test]
 fn a_lora_stays_inside_the_quantizer_and_the_model_as_it_was() {
-    let config = tiny();
+    let config: Arc<dyn DenoiserConfig> = Arc::new(tiny());
     let device = Device::flex();
-    let data = data(&config, &device);
+    let data = data(&*config, &device);
     let recipe = Method::EfficientDm.recipe(4, 0.5);
     assert_eq!(recipe.loss, Loss::Distillation);
     let mut trainer = trainer(&config, &data, &recipe, "w4a4", &device);

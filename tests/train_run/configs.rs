@@ -2,6 +2,7 @@
 
 use super::Place;
 use qvgen::method::qvgen::{Method, RankSchedule};
+use qvgen::models::cogvideox::CogVideoXConfig;
 use qvgen::models::wan::WanConfig;
 use qvgen::train::TrainPlan;
 use qvgen::train::config::Config;
@@ -18,7 +19,7 @@ const GIB: u64 = 1 << 30;
 fn the_examples_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/configs");
     let names = super::names(&folder);
-    assert!(names.len() >= 3);
+    assert!(names.len() >= 5);
     for name in names {
         let config = example(&name);
         assert_eq!(config.method(), Some(Method::Qvgen), "{name}");
@@ -34,6 +35,25 @@ fn the_large_examples_have_the_published_settings() {
     assert_eq!(config.optimizer.rate_share(266, 2667), 1.0, "267 updates of warm-up");
     let ranks = RankSchedule::ranks_from(32, 0.5);
     assert_eq!(RankSchedule::new(ranks, Default::default(), 2667).unwrap().phase_steps(), 444);
+}
+
+#[test]
+fn the_examples_of_cogvideox_have_the_published_settings() {
+    let config = example("cogvideox-2b-qvgen-w4a4.toml");
+    assert_eq!((config.training.steps, config.training.batch), (2000, 64));
+    assert_eq!(config.optimizer.rate_share(199, 2000), 1.0, "200 updates of warm-up");
+    let plan = |config: &Config, model: &CogVideoXConfig, latent| {
+        TrainPlan::of_sizes(config, model, latent, 226, "a card".to_owned()).expect("a plan")
+    };
+    let small = plan(&config, &CogVideoXConfig::cogvideox_2b(), [16, 13, 60, 90]);
+    assert_eq!((small.tokens, small.phase_steps), (17_550, Some(333)));
+    assert_eq!(small.model_parameters, 1_693_783_872);
+    // Those of the timestep stay: of a block's eight layers, six are quantized.
+    assert_eq!(small.layers[0], 6 * 30);
+    let config = example("cogvideox1.5-5b-qvgen-w4a4.toml");
+    let large = plan(&config, &CogVideoXConfig::cogvideox1_5_5b(), [16, 14, 96, 170]);
+    assert_eq!((large.tokens, large.phase_steps), (28_560, Some(666)));
+    assert_eq!(large.model_parameters, 5_570_676_352);
 }
 
 #[test]

@@ -140,8 +140,9 @@ fn fingerprint(
     facts: &ModelFacts,
 ) -> Result<Key, TrainError> {
     let SampleSettings { negative_prompt, frames, width, height, steps, .. } = sampling;
+    let dynamic = if sampling.dynamic_guidance { " dynamic" } else { "" };
     let numbers = format!(
-        "{frames} {width} {height} {steps} {} {:?} {:?} {:?} {:?}",
+        "{frames} {width} {height} {steps} {} {:?} {:?} {:?} {:?}{dynamic}",
         sampling.guidance_scale,
         sampling.flow_shift,
         sampling.scheduler,
