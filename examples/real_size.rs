@@ -1,30 +1,32 @@
 //! A transformer of a published size with random weights: memory and seconds per forward pass.
 //!
-//! `cargo run --release --example real_size -- [1.3b|14b] [WIDTHxHEIGHT] [FRAMES] [PRECISION] [LAYERS] [RESIDENT]`,
-//! or `-- plan` for a table of the memory that runs of both models need
+//! `cargo run --release --example real_size -- [MODEL] [WIDTHxHEIGHT] [FRAMES] [PRECISION] [LAYERS] [RESIDENT]`,
+//! or `-- plan` for a table of the memory that runs of all models need
 //!
-//! The defaults are Wan 2.1 1.3B, 832x480, 17 frames, w4a4, all layers, all of them resident; layers
-//! that are not wait in host memory. Without guidance, so there is one prompt.
+//! Models are those of `qvgen bench list`. The defaults are wan-1.3b, the model's own size, 17
+//! frames, w4a4, all layers, all of them resident; layers that are not wait in host memory. Without
+//! guidance, so there is one prompt.
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor, TensorData};
 use cpu_time::ProcessTime;
+use qvgen::bench::Model;
 use qvgen::kernels::device::{self, Selection};
 use qvgen::method::{Rounding, Scope};
-use qvgen::models::DenoiserConfig;
-use qvgen::models::LinearShape;
-use qvgen::models::wan::WanConfig;
+use qvgen::models::{DenoiserConfig, LinearShape};
 use qvgen::nn::{
     FullLinear, Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights,
 };
 use qvgen::pipeline::memory::TransformerBytes;
 use qvgen::pipeline::plan::peak_host_bytes;
-use qvgen::quant::Calibration;
+use qvgen::quant::{Calibration, Precision};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// Parameters that no file holds: small, different everywhere, the same in every run.
 struct RandomWeights {
     rounding: Rounding,
+    names: HashSet<String>,
     max_elements: usize,
 }
 
@@ -42,6 +44,13 @@ fn random(name: &str, len: usize) -> Vec<f32> {
 }
 
 impl RandomWeights {
+    fn new(config: &dyn DenoiserConfig, precision: Precision, max_elements: usize) -> Self {
+        let mut rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
+        rounding.calibration = Calibration::MinMax; // random weights need no search
+        let names = config.parameter_shapes().into_iter().map(|(name, _)| name).collect();
+        Self { rounding, names, max_elements }
+    }
+
     /// Bytes of a layer's weight on the device, grids included.
     fn bytes(&self, layer: &LinearShape) -> u64 {
         let (rows, columns) = (layer.out_features as u64, layer.in_features as u64);
@@ -52,8 +61,8 @@ impl RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
-    fn has(&self, _name: &str) -> bool {
-        true
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
@@ -95,26 +104,26 @@ impl WeightSource for RandomWeights {
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// What denoising takes on the device at 832x480, with guidance, as the plan of a run predicts it.
+/// What denoising takes on the device at a model's own size, with guidance, as the plan of a run
+/// predicts it.
 fn print_plan() -> anyhow::Result<()> {
-    println!("GiB on the device while denoising 832x480 with guidance, all blocks resident");
-    println!("| model | precision | weights | 17 frames | 33 frames | 81 frames |");
-    println!("|---|---|---|---|---|---|");
-    let models = [("1.3B", WanConfig::wan2_1_t2v_1_3b()), ("14B", WanConfig::wan2_1_t2v_14b())];
-    for (name, config) in models {
+    println!("GiB on the device while denoising with guidance, all blocks resident");
+    println!("| model | size | precision | weights | 17 frames | 49 frames | 81 frames |");
+    println!("|---|---|---|---|---|---|---|");
+    for model in Model::all().iter().filter(|model| !model.is_pocket()) {
+        let (config, (width, height)) = (&*model.config, model.size);
         for precision in ["full", "w8a8", "w4a4", "w3a3"] {
-            let rounding =
-                Rounding::new(Scope::recommended(precision.parse()?, config.sensitive_layers()));
-            let weights = RandomWeights { rounding, max_elements: usize::MAX };
-            let parameters = TransformerBytes::of(&config, &|layer| weights.bytes(layer));
-            let weight_bytes = parameters.on_device(config.num_layers);
-            let total = [17, 33, 81].map(|frames| {
-                let tokens = ((frames - 1) / 4 + 1) * 30 * 52;
-                let activations = config.activation_bytes(tokens, 512, 2, 1 << 29);
+            let weights = RandomWeights::new(config, precision.parse()?, usize::MAX);
+            let parameters = TransformerBytes::of(config, &|layer| weights.bytes(layer));
+            let weight_bytes = parameters.on_device(config.num_layers());
+            let total = [17, 49, 81].map(|frames| {
+                let tokens = config.grid(model.latent(frames, model.size)).iter().product();
+                let activations = config.activation_bytes(tokens, model.text_tokens, 2, 1 << 29);
                 format!("{:.1}", (weight_bytes + activations) as f64 / GIB)
             });
-            let weights = weight_bytes as f64 / GIB;
-            println!("| {name} | {precision} | {weights:.1} | {} |", total.join(" | "));
+            let (name, weights) = (model.name, weight_bytes as f64 / GIB);
+            let total = total.join(" | ");
+            println!("| {name} | {width}x{height} | {precision} | {weights:.1} | {total} |");
         }
     }
     Ok(())
@@ -127,26 +136,23 @@ fn main() -> anyhow::Result<()> {
     }
     let argument =
         |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_owned());
-    let mut config = match argument(0, "1.3b").as_str() {
-        "14b" => WanConfig::wan2_1_t2v_14b(),
-        _ => WanConfig::wan2_1_t2v_1_3b(),
-    };
-    let size = argument(1, "832x480");
+    let name = argument(0, "wan-1.3b");
+    let model = Model::named(&name).with_context(|| format!("no model is called {name}"))?;
+    let size = argument(1, &format!("{}x{}", model.size.0, model.size.1));
     let (width, height) = size.split_once('x').context("a size such as 832x480")?;
     let (width, height): (usize, usize) = (width.parse()?, height.parse()?);
     let frames: usize = argument(2, "17").parse()?;
     let precision = argument(3, "w4a4").parse()?;
-    config.num_layers = argument(4, &config.num_layers.to_string()).parse()?;
-    let resident: usize = argument(5, &config.num_layers.to_string()).parse()?;
-    let resident = resident.min(config.num_layers);
+    let layers: usize = argument(4, &model.config.num_layers().to_string()).parse()?;
+    let config = model.config.with_num_layers(layers);
+    let resident: usize = argument(5, &layers.to_string()).parse()?;
+    let resident = resident.min(layers);
 
     let open = device::open(&Selection::Auto, None)?;
     println!("{}", open.describe());
-    let mut rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
-    rounding.calibration = Calibration::MinMax; // random weights need no search
-    let weights = RandomWeights { rounding, max_elements: open.max_elements() };
+    let weights = RandomWeights::new(&*config, precision, open.max_elements());
     let weight_bytes = |layer: &LinearShape| weights.bytes(layer);
-    let parameters = TransformerBytes::of(&config, &weight_bytes);
+    let parameters = TransformerBytes::of(&*config, &weight_bytes);
     let weights = Weights::new(&weights, &open.device);
     let limits = Limits { max_elements: open.max_elements() };
     let start = Instant::now();
@@ -154,13 +160,16 @@ fn main() -> anyhow::Result<()> {
     open.device.sync()?;
     // What was needed to quantize is not needed any more.
     open.device.memory_cleanup();
-    println!("loaded {} layers in {:.1} s", config.num_layers, start.elapsed().as_secs_f64());
+    println!("loaded {layers} layers in {:.1} s", start.elapsed().as_secs_f64());
 
-    let shape = [config.in_channels, (frames - 1) / 4 + 1, height / 8, width / 8];
-    let tokens = shape[1] * (shape[2] / 2) * (shape[3] / 2);
+    let (shape, text_tokens) = (model.latent(frames, (width, height)), model.text_tokens);
+    let tokens = config.grid(shape).iter().product::<usize>();
     let latent = random("latent", shape.iter().product()).iter().map(|v| v * 30.0).collect();
     let latent = Tensor::<4>::from_data(TensorData::new::<f32, _>(latent, shape), &open.device);
-    let text = TensorData::new(random("text", 512 * config.text_dim), [512, config.text_dim]);
+    let text = TensorData::new(
+        random("text", text_tokens * config.text_dim()),
+        [text_tokens, config.text_dim()],
+    );
     let context =
         transformer.text_context(Tensor::<2>::from_data(text, &open.device), &mut Trace::off());
     open.device.sync()?;
@@ -175,12 +184,12 @@ fn main() -> anyhow::Result<()> {
             "{pass} forward pass: {frames} frames of {width}x{height}, {tokens} tokens, {precision}: \
              {seconds:.2} s ({:.2} s of processor time), {:.3} tera-operations per second",
             processor.elapsed().as_secs_f64(),
-            config.ops(tokens, 512).total(config.num_layers) / seconds / 1e12
+            config.ops(tokens, text_tokens).total(layers) / seconds / 1e12
         );
     }
     let gib = |bytes: u64| bytes as f64 / GIB;
     let weight_bytes = parameters.on_device(resident);
-    let activations = config.activation_bytes(tokens, 512, 1, open.max_elements());
+    let activations = config.activation_bytes(tokens, text_tokens, 1, open.max_elements());
     println!(
         "device memory predicted: {:.2} GiB ({:.2} weights, {:.2} activations)",
         gib(weight_bytes + activations),

@@ -91,7 +91,7 @@ impl Model {
     }
 
     /// `[channels, frames, height, width]` of the latent of a video, in whole patches.
-    pub(super) fn latent(&self, frames: usize, (width, height): (usize, usize)) -> [usize; 4] {
+    pub fn latent(&self, frames: usize, (width, height): (usize, usize)) -> [usize; 4] {
         let [_, rows, columns] = self.config.patch();
         let latents =
             |pixels: usize, patch: usize| (pixels / self.pixels_per_latent / patch).max(1) * patch;

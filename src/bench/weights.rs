@@ -7,7 +7,7 @@ use crate::nn::{FullLinear, Linear, PackedLinear, WeightError, WeightSource};
 use crate::quant::Precision;
 use burn::tensor::Device;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Blocks that differ. The others share their weights, so that a model of any depth fits; two
 /// blocks of a large model are more than any cache holds.
@@ -19,6 +19,7 @@ const DISTINCT_BLOCKS: usize = 2;
 pub(super) struct RandomWeights {
     rounding: Rounding,
     block_prefix: &'static str,
+    names: HashSet<String>,
     max_elements: usize,
     linears: RefCell<HashMap<String, Linear>>,
 }
@@ -31,8 +32,13 @@ impl RandomWeights {
         max_elements: usize,
     ) -> Self {
         let rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
-        let block_prefix = config.block_prefix();
-        Self { rounding, block_prefix, max_elements, linears: RefCell::default() }
+        Self {
+            rounding,
+            block_prefix: config.block_prefix(),
+            names: config.parameter_shapes().into_iter().map(|(name, _)| name).collect(),
+            max_elements,
+            linears: RefCell::default(),
+        }
     }
 
     fn full(&self, name: &str, shape: [usize; 2]) -> Vec<f32> {
@@ -56,8 +62,8 @@ fn seed(name: &str) -> u32 {
 }
 
 impl WeightSource for RandomWeights {
-    fn has(&self, _name: &str) -> bool {
-        true
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
