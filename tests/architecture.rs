@@ -131,3 +131,20 @@ fn every_shader_has_its_binding_and_its_test() {
         }
     }
 }
+
+/// Files outside `src/models` that may name the modules of a family: the list of families, and what
+/// makes the model inside the program.
+const FAMILY_LISTS: [&str; 3] = ["pipeline/family.rs", "train/pretrain/", "bench/models.rs"];
+
+#[test]
+fn a_family_of_models_is_named_in_its_own_folder_and_the_list() {
+    for (module, _) in ALLOWED.iter().filter(|(module, _)| *module != "models") {
+        for_each_line(module, |place, line| {
+            let names_one = ["models::wan", "models::cogvideox"].iter().any(|f| line.contains(f));
+            assert!(
+                !names_one || FAMILY_LISTS.iter().any(|list| place.contains(list)),
+                "{place}: a family is named outside of the list in src/pipeline/family.rs"
+            );
+        });
+    }
+}

@@ -75,7 +75,7 @@ fn wrong_usage_exits_with_two() {
         &["sample", "--frames", "many"][..],
         &["sample", "--bits", "w5a5"],
         &["sample", "--size", "832"],
-        &["sample", "--scheduler", "ddim"],
+        &["sample", "--scheduler", "heun"],
         &["sample", "--backend", "cuda"],
         &["quantize"],
         &["paint"],

@@ -14,12 +14,13 @@ use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::model::{ComponentWeights, VideoModel};
 use qvgen::pipeline::noise::{StepNoise, standard_normal};
 use qvgen::pipeline::packed::Arithmetic;
+use qvgen::pipeline::padding::last_frames;
 use qvgen::pipeline::quantize::{QuantizeJob, quantize};
 use qvgen::pipeline::sample::{Guidance, Sampler, Stage};
 use qvgen::pipeline::scheduler::{Scheduler, SchedulerConfig};
 use qvgen::pipeline::{PipelineError, checkpoint};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Frames after a whole run, relative to their root mean square.
 const TOLERANCE: f32 = 2e-4;
@@ -40,8 +41,34 @@ fn sampler<'a>(model: &'a VideoModel, device: &'a OpenDevice) -> Sampler<'a> {
     Sampler { model, device, cancel: Cancel::new() }
 }
 
+/// The fixtures of every family.
+fn folders() -> Vec<PathBuf> {
+    ["wan_", "cogvideox_"].into_iter().flat_map(fixture_folders).collect()
+}
+
+/// Sample `index` of the batch of latents `key`, in our order: channels before frames, which the
+/// reference of CogVideoX has the other way around.
+fn latent(
+    model: &VideoModel,
+    reference: &Reference,
+    key: &str,
+    index: usize,
+) -> (Vec<f32>, [usize; 4]) {
+    let [a, b, height, width] = reference.shape(key)[1..] else { panic!("{key} is no batch") };
+    let len = a * b * height * width;
+    let values = &reference.f32(key)[index * len..(index + 1) * len];
+    if model.family.pipeline != "CogVideoXPipeline" {
+        return (values.to_vec(), [a, b, height, width]);
+    }
+    let [frames, channels, plane] = [a, b, height * width];
+    let planes = (0..channels).flat_map(|c| (0..frames).map(move |t| t * channels + c));
+    let turned = planes.flat_map(|at| values[at * plane..(at + 1) * plane].iter().copied());
+    (turned.collect(), [channels, frames, height, width])
+}
+
 /// A run of the reference: its scheduler, prompts and initial latents.
 struct Run<'a> {
+    model: &'a VideoModel,
     reference: &'a Reference,
     name: String,
 }
@@ -59,7 +86,20 @@ impl Run<'_> {
         let mut config = self.json()["scheduler_config"].clone();
         config["_class_name"] = self.json()["scheduler"].clone();
         let config = SchedulerConfig::from_json(&config).expect("a supported scheduler");
-        config.build(self.steps(), StepNoise::Seeded(0)).expect("a possible number of steps")
+        config.build(self.steps(), self.noise()).expect("a possible number of steps")
+    }
+
+    /// The noise that the reference added, if it did.
+    fn noise(&self) -> StepNoise {
+        let key = |step: usize| self.key(&format!("step{step}.noise_used"));
+        if !self.reference.has(&key(0)) {
+            return StepNoise::Seeded(0);
+        }
+        StepNoise::Given((0..self.steps()).map(|step| self.latent(&key(step)).0).collect())
+    }
+
+    fn latent(&self, key: &str) -> (Vec<f32>, [usize; 4]) {
+        latent(self.model, self.reference, key, 0)
     }
 
     fn key(&self, what: &str) -> String {
@@ -82,17 +122,19 @@ impl Run<'_> {
             .into_iter()
             .map(|embeds| transformer.text_context(embeds, &mut Trace::off()))
             .collect();
-        let guidance = Guidance { contexts: &contexts, scale, late_drop: 0.0 };
-        let mut latent = self.reference.f32(&self.key("initial_latents"));
-        let shape: [usize; 4] = self.reference.shape(&self.key("initial_latents"))[1..]
-            .try_into()
-            .expect("a batch of latents");
+        let is_dynamic = self.json()["use_dynamic_cfg"] == true;
+        let guidance = Guidance { contexts: &contexts, scale, is_dynamic, late_drop: 0.0 };
+        let (mut latent, shape) = self.latent(&self.key("initial_latents"));
         let mut scheduler = self.scheduler();
         sampler
             .denoise(&*transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)
             .expect("a finished run");
         let decoder = sampler.load_decoder().expect("a decoder");
-        let frames = sampler.decode(&*decoder, (&latent, shape), None, progress).expect("a video");
+        let asked = self.json()["num_frames"].as_u64().expect("frames") as usize;
+        let (kept, [channels, _, height, width]) = (self.model.latent_frames(asked), shape);
+        let video = last_frames(latent.clone(), shape, kept);
+        let place = (video.as_slice(), [channels, kept, height, width]);
+        let frames = sampler.decode(&*decoder, place, None, progress).expect("a video");
         (latent, frames)
     }
 
@@ -114,8 +156,8 @@ impl Run<'_> {
 
 #[test]
 fn whole_runs_match_the_reference_on_all_devices() {
-    say("folder     run    device  latents   frames   (max |delta| / rms)");
-    for folder in fixture_folders("wan_") {
+    say("folder           run    device  latents   frames   (max |delta| / rms)");
+    for folder in folders() {
         let reference = Reference::open(&folder);
         let model = VideoModel::open(&folder).expect("a model");
         for (device_name, device) in opened() {
@@ -125,14 +167,14 @@ fn whole_runs_match_the_reference_on_all_devices() {
                 .expect("full-precision weights");
             let runs = reference.json["runs"].as_object().expect("runs");
             for name in runs.keys() {
-                let run = Run { reference: &reference, name: name.clone() };
+                let run = Run { model: &model, reference: &reference, name: name.clone() };
                 let (latent, frames) = run.play(&sampler, &weights);
                 let last = run.key(&format!("step{}.latents", run.steps() - 1));
-                let latent_error = max_error(&latent, &reference.f32(&last));
+                let latent_error = max_error(&latent, &run.latent(&last).0);
                 let frame_error = run.frame_error(&frames);
                 let place = folder.file_name().expect("a name").to_string_lossy().into_owned();
                 say(&format!(
-                    "{place:<10} {name:<6} {device_name:<6}  {latent_error:.1e}  {frame_error:.1e}"
+                    "{place:<16} {name:<6} {device_name:<6}  {latent_error:.1e}  {frame_error:.1e}"
                 ));
                 assert!(latent_error <= TOLERANCE, "{place} {name} on {device_name}: latents");
                 assert!(frame_error <= TOLERANCE, "{place} {name} on {device_name}: frames");
@@ -147,8 +189,12 @@ fn denoised(sampler: &Sampler<'_>, transformer: &dyn Denoiser, late_drop: Option
     let embeds = sampler.encode(prompts, &mut no_progress()).expect("embeddings");
     let context = |embeds| transformer.text_context(embeds, &mut Trace::off());
     let contexts: Vec<_> = embeds.into_iter().map(context).collect();
-    let guidance =
-        Guidance { contexts: &contexts, scale: 5.0, late_drop: late_drop.unwrap_or(0.0) };
+    let guidance = Guidance {
+        contexts: &contexts,
+        scale: 5.0,
+        is_dynamic: false,
+        late_drop: late_drop.unwrap_or(0.0),
+    };
     let shape = [sampler.model.vae.z_dim(), 2, 4, 4];
     let mut latent = standard_normal(0, 0, shape.iter().product());
     let mut scheduler =
@@ -190,17 +236,14 @@ fn predict(model: &VideoModel, device: &OpenDevice, weights: &ComponentWeights) 
     let reference = Reference::open(model.folder.path());
     let transformer =
         sampler(model, device).load_transformer(weights, &mut no_progress()).expect("weights");
-    let tensor = |name: &str, sample: usize| {
-        let shape = reference.shape(name);
-        let len: usize = shape[1..].iter().product();
-        (reference.f32(name)[sample * len..(sample + 1) * len].to_vec(), shape)
-    };
+    let texts = "transformer.encoder_hidden_states";
+    let [_, tokens, dim] = reference.shape(texts)[..] else { panic!("{texts} is no batch") };
     [0, 1].map(|sample| {
-        let (text, s) = tensor("transformer.encoder_hidden_states", sample);
-        let text = Tensor::<2>::from_data(TensorData::new(text, [s[1], s[2]]), &device.device);
-        let (latent, s) = tensor("transformer.hidden_states", sample);
-        let latent = TensorData::new(latent, [s[1], s[2], s[3], s[4]]);
-        let latent = Tensor::<4>::from_data(latent, &device.device);
+        let text =
+            reference.f32(texts)[sample * tokens * dim..(sample + 1) * tokens * dim].to_vec();
+        let text = Tensor::<2>::from_data(TensorData::new(text, [tokens, dim]), &device.device);
+        let (latent, shape) = latent(model, &reference, "transformer.hidden_states", sample);
+        let latent = Tensor::<4>::from_data(TensorData::new(latent, shape), &device.device);
         let context = transformer.text_context(text, &mut Trace::off());
         let timestep = reference.f32("transformer.timestep")[sample];
         let velocity = transformer.forward(latent, timestep, &context);
@@ -213,10 +256,12 @@ fn predict(model: &VideoModel, device: &OpenDevice, weights: &ComponentWeights) 
 /// happen to one of the samples, so the better one is judged.
 #[test]
 fn packed_models_equal_their_fake_quantized_form() {
-    say("precision  device  packed against fake-quantized   against full precision");
+    say(
+        "folder           precision  device  packed against fake-quantized  against full precision",
+    );
     let better =
         |a: &[Vec<f32>; 2], b: &[Vec<f32>; 2]| max_error(&a[0], &b[0]).min(max_error(&a[1], &b[1]));
-    for folder in fixture_folders("wan_") {
+    for folder in folders() {
         let model = VideoModel::open(&folder).expect("a model");
         for (name, device) in opened() {
             let full = model.weights(ComponentKind::Transformer, None, usize::MAX);
@@ -229,7 +274,8 @@ fn packed_models_equal_their_fake_quantized_form() {
                     predict(&model, &device, &weights.expect("weights"))
                 });
                 let (error, lost) = (better(&packed, &fake), better(&packed, &full));
-                say(&format!("{precision:<9}  {name:<6}  {error:.1e}  {lost:.1e}"));
+                let place = folder.file_name().expect("a name").to_string_lossy().into_owned();
+                say(&format!("{place:<16} {precision:<9}  {name:<6}  {error:.1e}  {lost:.1e}"));
                 assert!(error <= 1e-4, "{precision} on {name}: {error:e}");
                 assert!(lost > 10.0 * error, "{precision} on {name}: nothing was quantized");
             }

@@ -72,6 +72,7 @@ fn a_limit_moves_blocks_to_host_memory_and_a_tighter_one_is_refused() {
         height: 32,
         steps: 2,
         guidance_scale: 1.0,
+        dynamic_guidance: false,
         late_guidance_drop: 0.0,
         flow_shift: None,
         scheduler: None,

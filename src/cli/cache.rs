@@ -84,16 +84,16 @@ struct PromptArgs {
     /// What latents should not show
     #[arg(long, value_name = "PROMPT", conflicts_with = "clips", help_heading = "Prompts")]
     negative_prompt: Option<String>,
-    /// Denoising steps [default: 50, or what the model suggests]
+    /// Denoising steps [default: the model's, 50 of published ones]
     #[arg(long, value_name = "N", conflicts_with = "clips", help_heading = "Prompts")]
     steps: Option<usize>,
     /// Strength of classifier-free guidance
     #[arg(long, value_name = "SCALE", conflicts_with = "clips", help_heading = "Prompts")]
     guidance: Option<f32>,
-    /// Shift of the noise levels [default: the model's]
+    /// Shift of the noise levels of Wan [default: the model's]
     #[arg(long, value_name = "SHIFT", conflicts_with = "clips", help_heading = "Prompts")]
     flow_shift: Option<f64>,
-    /// unipc or euler [default: the model's]
+    /// unipc or euler for Wan, ddim or dpm for CogVideoX [default: the model's]
     #[arg(long, value_name = "NAME", conflicts_with = "clips", help_heading = "Prompts")]
     scheduler: Option<SchedulerKind>,
     /// Seed of the noise
@@ -190,6 +190,7 @@ impl Args {
             height,
             steps: args.steps.unwrap_or(defaults.steps),
             guidance_scale: args.guidance.unwrap_or(defaults.guidance_scale),
+            dynamic_guidance: false,
             late_guidance_drop: defaults.late_guidance_drop,
             flow_shift: args.flow_shift,
             scheduler: args.scheduler,

@@ -25,8 +25,8 @@ use std::panic;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Low-bit video generation and training on any GPU: Wan 2.1 text-to-video with packed 2- to 8-bit
-/// weights and activations, through WGSL kernels on Vulkan, Metal, DX12 and GL.
+/// Low-bit video generation and training on any GPU: Wan 2.1 and CogVideoX text-to-video with packed
+/// 2- to 8-bit weights and activations, through WGSL kernels on Vulkan, Metal, DX12 and GL.
 #[derive(Debug, Parser)]
 #[command(name = "qvgen", version, max_term_width = 100, args_override_self = true)]
 struct Cli {

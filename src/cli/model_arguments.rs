@@ -164,26 +164,29 @@ pub(super) struct SamplingArgs {
     /// What a video should not show
     #[arg(long, value_name = "PROMPT")]
     negative_prompt: Option<String>,
-    /// Frames, a multiple of 4 plus 1 [default: 81, or what the model suggests]
+    /// Frames, a multiple of 4 plus 1 [default: the model's]
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// Pixels, multiples of 16 [default: 832x480, or what the model suggests]
+    /// Pixels, multiples of 16 [default: the model's]
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(usize, usize)>,
-    /// Denoising steps [default: 50, or what the model suggests]
+    /// Denoising steps [default: the model's, 50 of published ones]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Strength of classifier-free guidance; 1 turns it off and halves the time
     #[arg(long, allow_negative_numbers = true, value_name = "SCALE")]
     guidance: Option<f32>,
+    /// Change the strength of guidance from step to step, as CogVideoX's pipeline can do
+    #[arg(long)]
+    dynamic_guidance: bool,
     /// Share of the last steps that are not guided: faster, and at few bits it can keep more
     /// detail; 0.18 is 9 of 50 steps [default: 0, or what the model suggests]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE")]
     late_guidance_drop: Option<f64>,
-    /// Shift of the noise levels; about 3 for 480p and 5 for 720p [default: the model's]
+    /// Shift of the noise levels of Wan; about 3 for 480p and 5 for 720p [default: the model's]
     #[arg(long, allow_negative_numbers = true, value_name = "SHIFT")]
     flow_shift: Option<f64>,
-    /// unipc or euler [default: the model's]
+    /// unipc or euler for Wan, ddim or dpm for CogVideoX [default: the model's]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<SchedulerKind>,
     /// How precisely attention is computed
@@ -220,6 +223,7 @@ impl SamplingArgs {
             height,
             steps: self.steps.unwrap_or(defaults.steps),
             guidance_scale: self.guidance.unwrap_or(defaults.guidance_scale),
+            dynamic_guidance: self.dynamic_guidance,
             late_guidance_drop: self.late_guidance_drop.unwrap_or(defaults.late_guidance_drop),
             flow_shift: self.flow_shift,
             scheduler: self.scheduler,

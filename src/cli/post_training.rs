@@ -255,6 +255,7 @@ impl PostTrainingArgs {
             height,
             steps: self.calibration_steps.unwrap_or(defaults.steps),
             guidance_scale: defaults.guidance_scale,
+            dynamic_guidance: false,
             late_guidance_drop: defaults.late_guidance_drop,
             flow_shift: None,
             scheduler: None,

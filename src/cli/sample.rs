@@ -122,7 +122,7 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
             &json!({ "out": out, "settings": settings, "plan": plan, "report": report }),
         );
     }
-    print_report(&sampled.report, &settings, &args.out);
+    print_report(&sampled.report, &plan, &settings, &args.out);
     Ok(())
 }
 
@@ -177,7 +177,7 @@ fn print_plan(plan: &Plan, settings: &SampleSettings, is_embedded: bool, print: 
     print(&format!("device   {}", plan.device));
     print(&format!(
         "video    {} frames of {}x{}, latent {frames}x{height}x{width}, {} tokens",
-        settings.frames, settings.width, settings.height, plan.tokens
+        plan.frames, settings.width, settings.height, plan.tokens
     ));
     print(&format!(
         "work     {} steps, {} forward passes, {:.3} tera-operations",
@@ -206,7 +206,7 @@ fn print_plan(plan: &Plan, settings: &SampleSettings, is_embedded: bool, print: 
     }
 }
 
-fn print_report(report: &Report, settings: &SampleSettings, out: &Path) {
+fn print_report(report: &Report, plan: &Plan, settings: &SampleSettings, out: &Path) {
     let seconds: Vec<String> = report
         .seconds
         .iter()
@@ -218,7 +218,7 @@ fn print_report(report: &Report, settings: &SampleSettings, out: &Path) {
     output::line(&format!(
         "{}: {} frames of {}x{}",
         out.display(),
-        settings.frames,
+        plan.frames,
         settings.width,
         settings.height
     ));

@@ -96,8 +96,8 @@ fn a_model_index_with_something_unknown_is_refused_by_name() {
     };
     for (err, expected) in [
         (
-            open(|index| index["_class_name"] = json!("CogVideoXPipeline")),
-            "pipeline \"CogVideoXPipeline\" is not supported, only WanPipeline",
+            open(|index| index["_class_name"] = json!("LTXPipeline")),
+            "pipeline \"LTXPipeline\" is not supported, only WanPipeline, CogVideoXPipeline",
         ),
         (open(|index| index["_class_name"] = json!(3)), "\"_class_name\" is 3, expected"),
         (

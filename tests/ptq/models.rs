@@ -40,6 +40,7 @@ fn sampling() -> SampleSettings {
         height: 32,
         steps: 3,
         guidance_scale: 3.0,
+        dynamic_guidance: false,
         late_guidance_drop: 0.0,
         flow_shift: None,
         scheduler: None,
