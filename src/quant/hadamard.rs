@@ -62,7 +62,8 @@ mod tests {
             let mut y = x.clone();
             hadamard(&mut y, block);
             for (i, y) in y.iter().enumerate() {
-                let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+                let sign =
+                    |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                 let exact: f64 = x.iter().enumerate().map(|(j, x)| f64::from(*x) * sign(j)).sum();
                 assert!((f64::from(*y) - exact / (block as f64).sqrt()).abs() < 1e-5, "{i}");
             }
