@@ -6,6 +6,8 @@ use qvgen::kernels::attention::{self, Attention};
 use qvgen::kernels::channel_norm::{self, ChannelNorm};
 use qvgen::kernels::conv3d::{self, Conv3d, Conv3dRows};
 use qvgen::kernels::dequantize_weight::{self, DequantizeWeight};
+use qvgen::kernels::group_moments::{self, GroupMoments};
+use qvgen::kernels::group_norm::{self, ChunkPlace, GroupNorm};
 use qvgen::kernels::qmatvec::{self, QMatvec};
 use qvgen::kernels::quantize_tokens::QuantizeTokens;
 use qvgen::kernels::quantize_weight::{self, QuantizeWeight};
@@ -118,6 +120,29 @@ fn channel_norm_reaches_the_last_pixel() {
     let inputs = [words(&x), words(&gamma)];
     let actual = run(kernel, &inputs, &[pixels as usize], params, grid);
     assert_ends("y", floats(&actual[0]), &channel_norm::reference(kernel, &x, &gamma, params), 64);
+}
+
+#[test]
+fn group_moments_reach_the_last_group() {
+    let kernel = GroupMoments { combine: false };
+    let params = group_moments::Params::new(ROWS, 3, 3);
+    let x = values(3 * ROWS, 1);
+    let actual = run(kernel, &[words(&x)], &[3 * ROWS], params, folded(ROWS));
+    assert_ends("moments", floats(&actual[0]), &group_moments::reference(kernel, &x, params), 24);
+}
+
+#[test]
+fn group_norm_reaches_the_last_channel() {
+    let kernel = GroupNorm { silu: false };
+    let (shape, at) = ([ROWS, 1, 1, 2], ChunkPlace { first_frame: 0, frames: 1 });
+    let params = group_norm::Params::new(shape, [ROWS, 1, 1, 1], 1, at, 1e-6);
+    assert_eq!(kernel.grid(&params), folded(ROWS));
+    let (x, factor, offset) = (values(2 * ROWS, 1), values(ROWS, 2), values(ROWS, 3));
+    let moments = [2.0, 0.1, 0.5];
+    let inputs = [words(&x), words(&moments), words(&factor), words(&offset)];
+    let actual = run(kernel, &inputs, &[x.len()], params, kernel.grid(&params));
+    let expected = group_norm::reference(kernel, &x, &moments, &factor, &offset, params);
+    assert_ends("y", floats(&actual[0]), &expected, 16);
 }
 
 #[test]

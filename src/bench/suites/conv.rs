@@ -10,13 +10,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 /// Values that are recomputed.
 const SAMPLES: usize = 60;
 
-/// A layer with a window of 3×3×3 that keeps the size of its input.
+/// The size of a layer's input and result; a convolution's window is 3×3×3.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    channels: usize,
-    frames: usize,
-    height: usize,
-    width: usize,
+pub(super) struct Shape {
+    pub(super) channels: usize,
+    pub(super) frames: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
 }
 
 pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
@@ -50,7 +50,6 @@ fn entry(shape: Shape) -> Entry {
 }
 
 struct Convolve {
-    shape: Shape,
     layer: Conv3d,
     x: Tensor<4>,
     /// Positions in the result, flat, and their values.
@@ -72,7 +71,7 @@ impl Convolve {
         let layer =
             Conv3d::new(ConvShape::same(channels, channels, [3, 3, 3]), &weight, bias, device);
         let x = TensorData::new(x, [channels, frames, height, width]);
-        Self { shape, layer, x: Tensor::from_data(x, device), places, expected, y: None }
+        Self { layer, x: Tensor::from_data(x, device), places, expected, y: None }
     }
 }
 
@@ -106,17 +105,21 @@ impl Job for Convolve {
 
     fn verify(&mut self) -> Result<Verified, Failure> {
         let y = self.y.clone().ok_or_else(not_run)?;
-        let len: usize = y.dims().iter().product();
-        let Shape { channels, .. } = self.shape;
-        // Whole rows of the flat result are read: a channel at a time is small enough.
-        let plane = len / channels;
-        let y = y.reshape([channels, plane]);
-        let mut values = Vec::with_capacity(self.places.len());
-        for &place in &self.places {
-            let value = y.clone().narrow(0, place / plane, 1).narrow(1, place % plane, 1);
-            values.extend(read(value)?);
-        }
-        super::check_finite(y)?;
-        Verified::compare(&values, &self.expected, 1e-4)
+        Verified::compare(&values_at(y, &self.places)?, &self.expected, 1e-4)
     }
+}
+
+/// Values at flat positions of `y [channels, frames, height, width]`, all of which must be finite.
+pub(super) fn values_at(y: Tensor<4>, places: &[usize]) -> Result<Vec<f32>, Failure> {
+    let [channels, frames, height, width] = y.dims();
+    // Whole rows of the flat result are read: a channel at a time is small enough.
+    let plane = frames * height * width;
+    let y = y.reshape([channels, plane]);
+    let mut values = Vec::with_capacity(places.len());
+    for &place in places {
+        let value = y.clone().narrow(0, place / plane, 1).narrow(1, place % plane, 1);
+        values.extend(read(value)?);
+    }
+    super::check_finite(y)?;
+    Ok(values)
 }

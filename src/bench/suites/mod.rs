@@ -3,6 +3,7 @@
 mod attention;
 mod block;
 mod conv;
+mod group_norm;
 mod matmul;
 mod quantize;
 mod step;
@@ -96,7 +97,11 @@ pub fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
         Suite::Matmul => matmul::entries(selection, open),
         Suite::Attention => attention::entries(selection, open),
         Suite::Quantize => quantize::entries(selection),
-        Suite::Conv => conv::entries(selection, open),
+        Suite::Conv => {
+            let mut entries = conv::entries(selection, open);
+            entries.extend(group_norm::entries(selection, open));
+            entries
+        }
         Suite::Svd => svd::entries(selection),
         Suite::Block => block::entries(selection, open),
         Suite::Step => step::entries(selection, open),
