@@ -11,6 +11,7 @@ use super::student::{QuantizedLayers, Spectra};
 use crate::method::qvgen::{Loss, Phase};
 use crate::models::{Denoiser, DenoiserConfig};
 use crate::nn::{Limits, Trace};
+use crate::pipeline::noising::Noising;
 use crate::pipeline::padding::repeat_first_frame;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -81,6 +82,8 @@ pub struct Trainer<'a> {
     pub layers: Option<QuantizedLayers>,
     /// The full-precision model to imitate.
     pub teacher: Option<Box<dyn Denoiser>>,
+    /// How clips are mixed with noise.
+    pub noising: Noising,
     /// What is compared.
     pub loss: Loss,
     /// The optimizer.
@@ -205,21 +208,23 @@ impl Trainer<'_> {
         sigma: f64,
         noise_key: u64,
     ) -> Example {
-        let latent =
-            repeat_first_frame(latent.clone(), self.config.padded_frames(latent.dims()[1]));
+        let frames = self.config.padded_frames(latent.dims()[1]);
+        let latent = repeat_first_frame(latent, frames);
         let shape = latent.dims();
         let noise = random::normal(noise_key, 0, shape.iter().product());
         let noise = Tensor::<4>::from_data(TensorData::new(noise, shape), &self.device);
-        let noisy = latent.clone() * (1.0 - sigma) + noise.clone() * sigma;
-        let mut example = Example { noisy, sigma: sigma as f32, text, targets: Vec::new() };
+        let level = self.noising.at(sigma);
+        let noisy = level.mix(latent.clone(), noise.clone());
+        let mut example = Example { noisy, timestep: level.timestep, text, targets: Vec::new() };
         let of_teacher = self.loss.teacher_weight(sigma);
         if let Some(teacher) = self.teacher.as_ref().filter(|_| of_teacher > 0.0) {
             let context = teacher.text_context(example.text.clone(), &mut Trace::off());
-            let velocity = teacher.forward(example.noisy.clone(), example.timestep(), &context);
+            let velocity = teacher.forward(example.noisy.clone(), example.timestep, &context);
             example.targets.push((velocity, of_teacher as f32));
         }
         if of_teacher < 1.0 {
-            example.targets.push((noise - latent, (1.0 - of_teacher) as f32));
+            let target = level.target(latent, noise);
+            example.targets.push((target, (1.0 - of_teacher) as f32));
         }
         example
     }

@@ -35,6 +35,7 @@ use crate::pipeline::atomic::{AtomicFolder, Existing, OutputError};
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::Checkpoint;
 use crate::pipeline::companions::write_json;
+use crate::pipeline::noising::Noising;
 use crate::pipeline::tokenizer::{TextError, Tokenizer};
 use crate::world::{Caption, FPS};
 use burn::tensor::Tensor;
@@ -326,10 +327,11 @@ impl Pretraining<'_> {
         let config = pocket::transformer_config(text);
         let device = self.device.device.clone();
         let mut trainer = Trainer {
-            parameters: random_parameters(&config.parameter_shapes(), settings.seed, &device),
+            parameters: random_parameters(&config, settings.seed, &device),
             config: Arc::new(config),
             layers: None,
             teacher: None,
+            noising: Noising::flow_matching(),
             loss: Loss::GroundTruth,
             optimizer: OptimizerSettings {
                 learning_rate: settings.learning_rate,

@@ -159,7 +159,7 @@ pub(super) fn trainer<'a>(
     let (step, mut parameters, is_new) = match restored {
         Some(restored) => (restored.step, restored.parameters, false),
         None if config.start == Start::Random => {
-            (0, random_parameters(&shapes, settings.seed, device), true)
+            (0, random_parameters(&*model.transformer, settings.seed, device), true)
         }
         None => (0, Parameters::load(weights.source(), &shapes, device)?, true),
     };
@@ -199,6 +199,7 @@ pub(super) fn trainer<'a>(
         parameters,
         layers,
         teacher,
+        noising: model.noising()?,
         loss: recipe.map_or(Loss::GroundTruth, |recipe| recipe.loss),
         optimizer: config.optimizer.clone(),
         settings: settings.clone(),

@@ -206,6 +206,7 @@ fn sample_settings(job: &TrainJob<'_>) -> Result<Vec<SampleSettings>, TrainError
         height: data.height.unwrap_or(defaults.height),
         steps: log.sample_steps.unwrap_or(defaults.steps),
         guidance_scale: defaults.guidance_scale,
+        dynamic_guidance: false,
         late_guidance_drop: 0.0,
         flow_shift: None,
         scheduler: None,
