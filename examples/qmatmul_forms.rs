@@ -1,4 +1,5 @@
-//! Every form of the packed product against its twin, then against Burn's own f32 `matmul`.
+//! Every form of the packed product against its twin, then it and the products of float tokens
+//! against Burn's own f32 `matmul`.
 //!
 //! `cargo run --release --example qmatmul_forms -- [--adapter NAME] [--runs 5] [TOKENSxOUTxIN …]`
 //!
@@ -13,7 +14,7 @@ use cpu_time::ProcessTime;
 use qvgen::kernels::device::{self, Selection};
 use qvgen::kernels::qmatmul::{Params, reference_accumulators};
 use qvgen::kernels::qmatmul_form::{Form, Product};
-use qvgen::kernels::{AdapterFacts, client_of, quantize_tokens};
+use qvgen::kernels::{AdapterFacts, client_of, matmul, qmatmul_float, quantize_tokens};
 use qvgen::kernels::{PackedTensor, qmatmul, qmatmul::qmatmul_in_form};
 use qvgen::quant::{self, Bits, Calibration, Scheme, TokenRange, TokenSpec, WeightSpec};
 use std::time::Instant;
@@ -124,6 +125,16 @@ fn measure(shape: [usize; 3], runs: usize, is_software: bool, device: &Device) -
             }),
         ));
     }
+    {
+        let (x, full, bias) = (x.clone(), full.clone(), bias.clone());
+        entries.push((
+            "f32".to_owned(),
+            Box::new(move || {
+                drop(matmul(x.clone(), full.clone(), bias.clone()));
+                finish(device)
+            }),
+        ));
+    }
     for bits in [Bits::B3, Bits::B4, Bits::B8] {
         let weight =
             PackedTensor::from_rows(&quant::quantize_weight(&w, k, weight_spec(bits)), device);
@@ -135,6 +146,16 @@ fn measure(shape: [usize; 3], runs: usize, is_software: bool, device: &Device) -
                 format!("W{bits}A{bits} {form}"),
                 Box::new(move || {
                     drop(qmatmul_in_form(form, &tokens, &weight, bias.clone()));
+                    finish(device)
+                }),
+            ));
+        }
+        {
+            let (x, weight, bias) = (x.clone(), weight.clone(), bias.clone());
+            entries.push((
+                format!("W{bits}A16"),
+                Box::new(move || {
+                    drop(qmatmul_float(x.clone(), &weight, bias.clone()));
                     finish(device)
                 }),
             ));

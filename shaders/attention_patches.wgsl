@@ -85,7 +85,7 @@ fn multiply_keys(row: u32, column: u32) {
 
 fn scores_step(lane: u32, head: u32, query: u32, key: u32) {
     clear_scores();
-    for (var first = 0u; first < VECTORS; first += STEP) {
+    for (var first = 0u; first < VECTORS + opaque_zero; first += STEP) {
         workgroupBarrier();
         stage_tokens(lane, head, query, key, first);
         workgroupBarrier();

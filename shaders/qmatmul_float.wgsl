@@ -1,25 +1,26 @@
-// qmatmul_float — y = epilogue(x · ŵᵀ) of float tokens and a packed weight (weight-only), with ŵ
-// dequantized tile by tile.
+// qmatmul_float — y = epilogue(x · ŵᵀ) of float tokens and a packed weight (weight-only).
 //
-//   x        [M, K]                  Elem  f32 or f16
+//   x        [M, K]                  Elem  f32 or f16, four at a time where K allows
 //   w_codes  [N, ceil(K/32)·W_BITS]  u32   packed codes of the weight
 //   w_grid   [N, G, 3]               u32   scale (f32), zero point (f32), code sum (i32), as bits
 //   bias …                                 see shared/epilogue_*.wgsl
-//   y        [M, N]                  f32   accumulated in f32
+//   y        [M, N]                  f32   accumulated in f32, K in ascending order in every form
 //
-// A workgroup computes a TILE × TILE tile, an invocation 4 × 4 of it, 16 apart; K is walked in
-// steps of 16. Workgroup memory: 8 704 bytes.
-// Constants: W_BITS, Elem; the epilogue by import.
-// Dispatch:  (ceil(N / TILE), ceil(M / TILE)) workgroups.
+// Four codes become floats where matmul loads four of them; the forms are those of matmul, as
+// imports: float_product_registers and float_product_tiles say who computes what, the dispatch and
+// the workgroup memory. Codes behind K are zero, and meet x = 0.
+// Constants: W_BITS, GROUPED, Elem, those of the form; the form, the quads, the epilogue by import.
 // Twin:      kernels::qmatmul_float::reference
 
 #import bytes
+#import quads
 
 struct Params {
     m: u32,
     n: u32,
     k: u32,
     group_size: u32,
+    first_tile: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<Elem>;
@@ -30,89 +31,42 @@ const EPILOGUE: u32 = 3u;
 @group(0) @binding(EPILOGUE_END) var<storage, read_write> y: array<f32>;
 @group(0) @binding(EPILOGUE_END + 1u) var<uniform> params: Params;
 
-const TILE: u32 = 64u;
-const STEP: u32 = 16u;
-const STRIDE: u32 = 17u; // odd, so that neighbouring rows fall into different banks
-
-var<workgroup> tile_x: array<f32, TILE * STRIDE>;
-var<workgroup> tile_w: array<f32, TILE * STRIDE>;
-
-fn load_x_tile(m0: u32, k0: u32, lane: u32) {
-    for (var i = lane; i < TILE * STEP; i += WORKGROUP_SIZE) {
-        let row = i / STEP;
-        let k = i % STEP;
-        var value = 0.0;
-        if m0 + row < params.m && k0 + k < params.k {
-            value = f32(x[(m0 + row) * params.k + k0 + k]);
-        }
-        tile_x[row * STRIDE + k] = value;
-    }
+struct WeightRow {
+    first_word: u32,
+    first_grid: u32,  // word
+    scale: f32,       // of the row's first group
+    zero_point: f32,
 }
 
-// Four codes at a time. Codes behind K meet x = 0 and add nothing.
-fn load_w_tile(n0: u32, k0: u32, lane: u32) {
-    let row_words = (params.k + 31u) / 32u * W_BITS;
+fn weight_row(n: u32) -> WeightRow {
     let groups = (params.k + params.group_size - 1u) / params.group_size;
-    for (var i = lane; i < TILE * STEP / 4u; i += WORKGROUP_SIZE) {
-        let row = i / (STEP / 4u);
-        let k = i % (STEP / 4u) * 4u;
-        var bytes = 0u;
-        var scale = 0.0;
-        var zero_point = 0.0;
-        if n0 + row < params.n && k0 + k < params.k {
-            let bit = (k0 + k) * W_BITS;
-            let word = (n0 + row) * row_words + bit / 32u;
-            let shift = bit % 32u;
-            var packed = w_codes[word] >> shift;
-            if straddles(shift, W_BITS) {
-                packed |= w_codes[word + 1u] << (32u - shift);
-            }
-            bytes = spread_to_bytes(packed, W_BITS);
-            let at = ((n0 + row) * groups + (k0 + k) / params.group_size) * 3u;
-            scale = bitcast<f32>(w_grid[at]);
-            zero_point = bitcast<f32>(w_grid[at + 1u]);
-        }
-        for (var j = 0u; j < 4u; j++) {
-            let code = f32((bytes >> (8u * j)) & 255u);
-            tile_w[row * STRIDE + k + j] = scale * (code - zero_point);
-        }
-    }
+    let grid = n * groups * 3u;
+    return WeightRow(
+        n * ((params.k + 31u) / 32u) * W_BITS,
+        grid,
+        bitcast<f32>(w_grid[grid]),
+        bitcast<f32>(w_grid[grid + 1u]),
+    );
 }
 
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn main(
-    @builtin(workgroup_id) workgroup_id: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let m0 = workgroup_id.y * TILE;
-    let n0 = workgroup_id.x * TILE;
-    let thread_m = lane / 16u;
-    let thread_n = lane % 16u;
-    var acc: array<vec4<f32>, 4>;
-    for (var k0 = 0u; k0 < params.k; k0 += STEP) {
-        load_x_tile(m0, k0, lane);
-        load_w_tile(n0, k0, lane);
-        workgroupBarrier();
-        for (var k = 0u; k < STEP; k++) {
-            let x_column = vec4<f32>(
-                tile_x[thread_m * STRIDE + k],
-                tile_x[(thread_m + 16u) * STRIDE + k],
-                tile_x[(thread_m + 32u) * STRIDE + k],
-                tile_x[(thread_m + 48u) * STRIDE + k],
-            );
-            for (var j = 0u; j < 4u; j++) {
-                acc[j] += x_column * tile_w[(thread_n + 16u * j) * STRIDE + k];
-            }
-        }
-        workgroupBarrier();
+// The values of four codes.
+fn w_quad(row: WeightRow, quad: u32) -> vec4<f32> {
+    let bit = quad * 4u * W_BITS;
+    let word = row.first_word + bit / 32u;
+    let shift = bit % 32u;
+    var packed = w_codes[word] >> shift;
+    if straddles(shift, W_BITS) {
+        packed |= w_codes[word + 1u] << (32u - shift);
     }
-    for (var i = 0u; i < 4u; i++) {
-        let row = m0 + thread_m + 16u * i;
-        for (var j = 0u; j < 4u; j++) {
-            let column = n0 + thread_n + 16u * j;
-            if row < params.m && column < params.n {
-                y[row * params.n + column] = finish(row, column, acc[j][i]);
-            }
-        }
+    let bytes = spread_to_bytes(packed, W_BITS);
+    let codes = vec4<f32>(vec4<u32>(
+        bytes & 255u, (bytes >> 8u) & 255u, (bytes >> 16u) & 255u, bytes >> 24u,
+    ));
+    if GROUPED {
+        let grid = row.first_grid + quad * 4u / params.group_size * 3u;
+        return bitcast<f32>(w_grid[grid]) * (codes - bitcast<f32>(w_grid[grid + 1u]));
     }
+    return row.scale * (codes - row.zero_point);
 }
+
+#import float_product

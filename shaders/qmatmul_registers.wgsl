@@ -54,6 +54,12 @@ const FACTORS: u32 = select(COLUMNS, COLUMNS / 2u, PAIRED);
 const CHUNK: u32 = 1u << (select(23u, 10u, PAIRED) - X_BITS - W_BITS); // units
 const FOURS: u32 = TOKENS / 4u;
 
+// Zero, which no compiler knows: what is done once per group or result is not worth unrolling, which
+// takes three times as long to compile.
+fn opaque_zero() -> u32 {
+    return params.k >> 31u;
+}
+
 fn centered_x(unit: vec2<u32>, i: u32) -> f32 {
     return f32(code_of_unit(unit, i, X_BITS)) - f32(X_HALF);
 }
@@ -105,7 +111,7 @@ fn fold_group(
     let k = i32(min(params.group_size, params.k - group * params.group_size));
     let count = (k + 31) / 32 * 32; // padding codes are zero, not centered
     let tokens = min(TOKENS, params.m - m0);
-    for (var j = 0u; j < COLUMNS; j++) {
+    for (var j = 0u; j < COLUMNS + opaque_zero(); j++) {
         let column = min(n0 + j * WORKGROUP_SIZE, params.n - 1u);
         let w = weight_zero((column * groups + group) * 3u, k);
         for (var i = 0u; i < tokens; i++) {
@@ -179,7 +185,7 @@ fn main(
     for (var i = 0u; i < tokens; i++) {
         let row = m0 + i;
         let scale = bitcast<f32>(x_grid[row * 3u]);
-        for (var j = 0u; j < COLUMNS; j++) {
+        for (var j = 0u; j < COLUMNS + opaque_zero(); j++) {
             let column = n0 + j * WORKGROUP_SIZE;
             if column < params.n {
                 let at = i * COLUMNS + j;

@@ -8,7 +8,7 @@ mod weights;
 use burn::tensor::{Device, Tensor};
 use common::{Reference, assert_matches, devices, fixture_folders};
 use qvgen::models::t5::{EncodeError, T5Config, T5Variant, TokenIds, encode};
-use qvgen::nn::{Limits, Weights};
+use qvgen::nn::Weights;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -51,12 +51,11 @@ fn prompts(folder: &Path) -> Vec<TokenIds> {
 fn encode_on(
     folder: &Path,
     device: &Device,
-    limits: Limits,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Tensor<2>>, EncodeError> {
     let config = config_of(folder);
     let weights = FixtureWeights::open(&folder.join("text_encoder"));
-    encode(&Weights::new(&weights, device), &config, &prompts(folder), limits, progress)
+    encode(&Weights::new(&weights, device), &config, &prompts(folder), progress)
 }
 
 fn go_on(_: usize, _: usize) -> ControlFlow<()> {
@@ -70,7 +69,7 @@ fn encoders_match_the_reference_and_zero_what_they_do_not_encode() {
         let [_, padded, dim] = reference.shape("text.last_hidden_state")[..] else { panic!() };
         let states = reference.f32("text.last_hidden_state");
         for (name, device) in devices() {
-            let embeds = encode_on(&folder, &device, Limits::default(), &mut go_on).unwrap();
+            let embeds = encode_on(&folder, &device, &mut go_on).unwrap();
             for (i, (embeds, prompt)) in embeds.into_iter().zip(prompts(&folder)).enumerate() {
                 assert_eq!(embeds.dims(), [padded, dim]);
                 let what = format!("{} {name} prompt {i}", folder.display());
@@ -87,7 +86,7 @@ fn encoders_match_the_reference_and_zero_what_they_do_not_encode() {
 fn the_prompts_of_wan_are_those_that_its_transformer_is_given() {
     for folder in fixture_folders("wan_") {
         let reference = Reference::open(&folder);
-        let embeds = encode_on(&folder, &Device::flex(), Limits::default(), &mut go_on).unwrap();
+        let embeds = encode_on(&folder, &Device::flex(), &mut go_on).unwrap();
         let heads = ["text.prompt_embeds_head", "text.negative_prompt_embeds_head"];
         for (head, embeds) in heads.into_iter().zip(embeds) {
             let (actual, expected) = (data(embeds), reference.f32(head));
@@ -104,22 +103,10 @@ fn encoders_find_the_embedding_under_either_name() {
         let [first, second] = ["shared.weight", "encoder.embed_tokens.weight"].map(|name| {
             weights.rename_any(&["shared.weight", "encoder.embed_tokens.weight"], name);
             let weights = Weights::new(&weights, &Device::flex());
-            let embeds = encode(&weights, &config, &prompts[..1], Limits::default(), &mut go_on);
+            let embeds = encode(&weights, &config, &prompts[..1], &mut go_on);
             data(embeds.unwrap().remove(0))
         });
         assert_eq!(first, second);
-    }
-}
-
-#[test]
-fn encoders_are_the_same_when_heads_are_taken_one_by_one() {
-    for folder in folders() {
-        let device = Device::flex();
-        let all = encode_on(&folder, &device, Limits::default(), &mut go_on).unwrap();
-        let single = encode_on(&folder, &device, Limits { max_elements: 1 }, &mut go_on).unwrap();
-        for (all, single) in all.into_iter().zip(single) {
-            assert_matches("one head at a time", &data(single), &data(all), 1e-6);
-        }
     }
 }
 
@@ -132,10 +119,10 @@ fn an_encoder_reports_every_block_and_stops_when_asked() {
         seen.push((done, total));
         ControlFlow::Continue(())
     };
-    encode_on(folder, &Device::flex(), Limits::default(), &mut count).unwrap();
+    encode_on(folder, &Device::flex(), &mut count).unwrap();
     assert_eq!(seen, (1..=layers).map(|done| (done, layers)).collect::<Vec<_>>());
     let mut stop = |_, _| ControlFlow::Break(());
-    let result = encode_on(folder, &Device::flex(), Limits::default(), &mut stop);
+    let result = encode_on(folder, &Device::flex(), &mut stop);
     assert!(matches!(result, Err(EncodeError::Canceled)));
 }
 
@@ -145,7 +132,7 @@ fn an_encoder_refuses_an_id_outside_its_vocabulary() {
     let weights = FixtureWeights::open(&folder.join("text_encoder"));
     let prompt = TokenIds { ids: vec![1, u32::MAX], length: 2 };
     let weights = Weights::new(&weights, &Device::flex());
-    let result = encode(&weights, &config_of(folder), &[prompt], Limits::default(), &mut go_on);
+    let result = encode(&weights, &config_of(folder), &[prompt], &mut go_on);
     let message = result.unwrap_err().to_string();
     assert!(message.starts_with("token id 4294967295 is outside"), "{message}");
 }

@@ -226,7 +226,7 @@ fn values_step(lane: u32, head: u32, key: u32) {
     for (var half = 0u; half < halves; half++) {
         workgroupBarrier();
         share_probabilities(row, column);
-        for (var first = 0u; first < HALF; first += STAGED_VALUES) {
+        for (var first = 0u; first < HALF + opaque_zero; first += STAGED_VALUES) {
             let start = key + half * HALF + first;
             workgroupBarrier();
             for (var i = lane; i < STAGED_VALUES * VECTORS + opaque_zero; i += WORKGROUP_SIZE) {

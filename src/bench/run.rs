@@ -3,8 +3,7 @@
 use super::conditions::load;
 use super::{
     Baseline, Ceilings, ChecksumReport, Conditions, DeviceReport, Drift, Entry, EntryReport,
-    Failure, Job, Outcome, Repeats, SpeedUp, Stopwatch, Suite, TimeSource, Timed, WallClock,
-    checksum, measure,
+    Failure, Job, Outcome, Repeats, SpeedUp, Stopwatch, Suite, Timed, WallClock, checksum, measure,
 };
 use crate::bench::report::{Breakdown, KernelShare};
 use crate::kernels::device::OpenDevice;
@@ -142,10 +141,7 @@ fn run_entry(
     let cpu = samples.summary(|sample| Some(sample.cpu)).ok_or_else(none)?;
     let floor = ceilings.floor(&entry.work);
     let breakdown = if entry.has_breakdown && open.adapter.is_some() {
-        // Kernels on a software adapter are timed on the wall.
-        let is_stamped = stopwatch.source() == TimeSource::GpuTimestamps;
-        let whole = if is_stamped { &seconds } else { &wall };
-        Some(breakdown(open, job.as_mut(), whole.median)?)
+        Some(breakdown(open, job.as_mut(), seconds.median)?)
     } else {
         None
     };
@@ -173,7 +169,7 @@ fn breakdown(
     job: &mut dyn Job,
     whole_seconds: f64,
 ) -> Result<Breakdown, Failure> {
-    let (result, kernels) = profile_kernels(|| {
+    let (result, kernels) = profile_kernels(&open.device, || {
         job.run();
         open.device.sync()
     });

@@ -40,6 +40,13 @@ pub struct Residual {
     pub gate: Option<Tensor<2>>,
 }
 
+impl Residual {
+    /// `value + gate · y` as operations with gradients; `y` is `[tokens, out_features]`.
+    pub fn add_to(self, y: Tensor<2>) -> Tensor<2> {
+        self.value + if let Some(gate) = self.gate { y * gate } else { y }
+    }
+}
+
 impl From<Tensor<1>> for Epilogue {
     fn from(bias: Tensor<1>) -> Self {
         Self { bias, branch: None, residual: None }

@@ -4,7 +4,7 @@
 //! buffer; parameters travel as the last binding, a uniform; the pipeline cache sees only the
 //! kernel's id, so the id is the kernel's type and value, which also determine the text.
 
-use super::{Kernel, dump, profile};
+use super::{Kernel, dump, profile, rearrange};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{DType, DispatchDevice, Shape};
 use burn::tensor::{Device, TensorData};
@@ -12,7 +12,6 @@ use burn_cubecl::cubecl::ir::{ElemType, UIntKind, attributes::BufferIOAttr, meta
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn_cubecl::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource, client::Client};
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use std::borrow::Cow;
 
@@ -140,7 +139,7 @@ pub(crate) fn contiguous_i32(tensor: CubeTensor) -> CubeTensor {
 
 fn contiguous(tensor: CubeTensor, dtype: DType) -> CubeTensor {
     assert_eq!(tensor.dtype, dtype, "element type of a kernel's input");
-    into_contiguous(tensor)
+    rearrange::contiguous(tensor)
 }
 
 /// A contiguous tensor beside `like`, contents undefined; `dtype` has 4 or 2 bytes.

@@ -1,29 +1,34 @@
 //! `shaders/qmatmul_float.wgsl` — float tokens times a packed weight (weight-only).
 
-use super::cpu::{self, Form, Rows};
+use super::cpu::{self, Form};
 use super::epilogue::EpilogueTensors;
+use super::float_product::FloatForm;
 use super::launch::{
-    contiguous_i32, empty_like, flex_floats, flex_from_f32, flex_words, launch, u32_from,
+    MAX_DISPATCH_OPS, contiguous_i32, empty_like, flex_floats, flex_from_f32, flex_words, launch,
+    u32_from,
 };
 use super::params::params;
-use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Tier};
+use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Rows, Tier, rearrange};
 use crate::quant::{Bits, PackedRows};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
-use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+use burn_cubecl::CubeBackend;
 use rayon::prelude::*;
 
-/// Side of the tile that a workgroup computes.
-pub const TILE: usize = 64;
-
-/// The kernel, specialized to the weight's width and the tokens' element type.
+/// The kernel, specialized to a form, the weight's width and the tokens' element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QMatmulFloat {
+    /// How it is computed.
+    pub form: FloatForm,
     /// Width of the weight's codes.
     pub w_bits: Bits,
+    /// Whether a row of the weight has several grids.
+    pub grouped: bool,
     /// Storage type of `x`.
     pub element: Element,
+    /// How its rows are loaded.
+    pub rows: Rows,
     /// What follows the product.
     pub epilogue: EpilogueKind,
 }
@@ -38,6 +43,8 @@ params! {
         pub k: u32,
         /// Elements of a weight's row that share one grid.
         pub group_size: u32,
+        /// Tiles of tokens that earlier dispatches computed.
+        pub first_tile: u32,
     }
 }
 
@@ -47,28 +54,45 @@ impl Kernel for QMatmulFloat {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for w_bits in Bits::ALL {
-            let plain = Self { w_bits, element: Element::F32, epilogue: EpilogueKind::Bias };
-            all.extend(Element::ALL.map(|element| Self { element, ..plain }));
+        let plain = |form, w_bits| Self {
+            form,
+            w_bits,
+            grouped: false,
+            element: Element::F32,
+            rows: Rows::Vectors,
+            epilogue: EpilogueKind::Bias,
+        };
+        let mut all = FloatForm::ALL.map(|form| plain(form, Bits::B4)).to_vec();
+        let forms = [FloatForm::Registers { broadcast: false }, FloatForm::Tiles { large: false }];
+        for form in forms {
+            for w_bits in Bits::ALL {
+                all.push(Self { grouped: true, ..plain(form, w_bits) });
+            }
+            let plain = plain(form, Bits::B3);
+            all.push(Self { rows: Rows::Ragged, ..plain });
+            all.push(Self { element: Element::F16, ..plain });
             all.extend(EpilogueKind::WITH_MORE.map(|epilogue| Self { epilogue, ..plain }));
         }
         all
     }
 
     fn tier(&self) -> Tier {
-        self.element.tier()
+        self.form.tier().max(self.element.tier())
     }
 
     fn workgroup_size(&self) -> u32 {
-        256
+        self.form.workgroup_size()
     }
 
     fn constants(&self) -> Vec<Const> {
-        let mut constants = vec![
+        let [quads, _] = self.rows.fragments();
+        let mut constants = self.form.constants();
+        constants.extend([
             Const::U32("W_BITS", self.w_bits.get()),
-            Const::Alias("Elem", self.element.wgsl()),
-        ];
+            Const::Bool("GROUPED", self.grouped),
+            Const::Alias("Elem", self.element.wgsl_in(self.rows)),
+            Const::Import("quads", quads),
+        ]);
         constants.extend(self.epilogue.constants());
         constants
     }
@@ -110,14 +134,18 @@ impl QMatmulFloatOp for CubeBackend {
         params: Params,
     ) -> FloatTensor<Self> {
         let [w_codes, w_grid] = [w_codes, w_grid].map(contiguous_i32);
-        let x = into_contiguous(x);
+        let x = rearrange::contiguous(x);
         let (epilogue, buffers) = epilogue.into_buffers();
-        let kernel = QMatmulFloat { w_bits, element: Element::of(x.dtype), epilogue };
+        let (element, rows) = (Element::of(x.dtype), Rows::of(params.k as usize));
+        let form = FloatForm::preferred_on(&x.device, element, params.m, params.n);
+        let grouped = params.group_size < params.k;
+        let kernel = QMatmulFloat { form, w_bits, grouped, element, rows, epilogue };
         let (m, n) = (params.m as usize, params.n as usize);
         let y = empty_like(&x, Shape::new([m, n]), DType::F32);
-        let grid = [u32_from(n.div_ceil(TILE)), u32_from(m.div_ceil(TILE)), 1];
         let reads: Vec<_> = [&x, &w_codes, &w_grid].into_iter().chain(&buffers).collect();
-        launch(kernel, &reads, &[&y], params, grid);
+        for (first_tile, grid) in form.dispatches([m, n, params.k as usize], MAX_DISPATCH_OPS) {
+            launch(kernel, &reads, &[&y], Params { first_tile, ..params }, grid);
+        }
         y
     }
 }
@@ -135,7 +163,7 @@ impl QMatmulFloatOp for Flex {
         let [w_codes, w_grid] = [w_codes, w_grid].map(|tensor| tensor.to_contiguous());
         let (m, n) = (params.m as usize, params.n as usize);
         let (k, group_size) = (params.k as usize, params.group_size as usize);
-        let w = Rows::new(w_bits, k, group_size, flex_words(&w_codes), flex_words(&w_grid));
+        let w = cpu::Rows::new(w_bits, k, group_size, flex_words(&w_codes), flex_words(&w_grid));
         let y = cpu::qmatmul_float(Form::best(), &flex_floats(&x), w, &epilogue.bias());
         flex_from_f32(epilogue.finish(y, n), [m, n])
     }
@@ -161,6 +189,7 @@ pub fn qmatmul_float(x: Tensor<2>, w: &PackedTensor, epilogue: impl Into<Epilogu
         n: u32_from(w.rows()),
         k: u32_from(k),
         group_size: u32_from(w.group_size),
+        first_tile: 0,
     };
     Tensor::from_dispatch(Dispatch::qmatmul_float(
         x.into_dispatch(),

@@ -7,12 +7,12 @@ use super::launch::{
     u32_from,
 };
 use super::params::params;
-use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Tier};
+use super::{Const, Element, Epilogue, EpilogueKind, Kernel, PackedTensor, Tier, rearrange};
 use crate::quant::Bits;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, Dispatch, Flex, Shape, backend_extension};
 use burn::tensor::Tensor;
-use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+use burn_cubecl::CubeBackend;
 
 /// Most tokens that one dispatch takes; more go through [`qmatmul_float`](super::qmatmul_float()).
 pub const MAX_TOKENS: usize = 8;
@@ -102,7 +102,7 @@ impl QMatvecOp for CubeBackend {
         params: Params,
     ) -> FloatTensor<Self> {
         let [w_codes, w_grid] = [w_codes, w_grid].map(contiguous_i32);
-        let x = into_contiguous(x);
+        let x = rearrange::contiguous(x);
         let (epilogue, buffers) = epilogue.into_buffers();
         let tokens = params.m.next_power_of_two().max(2);
         let kernel = QMatvec { w_bits, tokens, element: Element::of(x.dtype), epilogue };

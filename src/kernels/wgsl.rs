@@ -40,6 +40,10 @@ const SHARED: &[(&str, &str)] = &[
     ),
     ("epilogue_gated", include_str!("../../shaders/shared/epilogue_gated.wgsl")),
     ("epilogue_residual", include_str!("../../shaders/shared/epilogue_residual.wgsl")),
+    ("float_product_registers", include_str!("../../shaders/shared/float_product_registers.wgsl")),
+    ("float_product_tiles", include_str!("../../shaders/shared/float_product_tiles.wgsl")),
+    ("float_tokens_broadcast", include_str!("../../shaders/shared/float_tokens_broadcast.wgsl")),
+    ("float_tokens_loaded", include_str!("../../shaders/shared/float_tokens_loaded.wgsl")),
     ("hadamard", include_str!("../../shaders/shared/hadamard.wgsl")),
     ("layer_norm", include_str!("../../shaders/shared/layer_norm.wgsl")),
     ("multiply_add_dot", include_str!("../../shaders/shared/multiply_add_dot.wgsl")),
@@ -56,6 +60,8 @@ const SHARED: &[(&str, &str)] = &[
     ("tokens_broadcast", include_str!("../../shaders/shared/tokens_broadcast.wgsl")),
     ("tokens_loaded", include_str!("../../shaders/shared/tokens_loaded.wgsl")),
     ("uniform", include_str!("../../shaders/shared/uniform.wgsl")),
+    ("weight_quads_scalar", include_str!("../../shaders/shared/weight_quads_scalar.wgsl")),
+    ("weight_quads_vector", include_str!("../../shaders/shared/weight_quads_vector.wgsl")),
     ("zero_points", include_str!("../../shaders/shared/zero_points.wgsl")),
 ];
 

@@ -1,5 +1,6 @@
 //! What the causal convolutions remember of earlier chunks.
 
+use crate::nn::concatenate;
 use burn::tensor::Tensor;
 
 /// Frames a window of three reaches back.
@@ -64,11 +65,11 @@ impl Slot {
         let frame = |of: &Tensor<4>, i: usize| of.clone().narrow(1, i, 1);
         let old = self.history.take();
         self.history = Some(match (old, frames) {
-            (Some(old), 1) => Tensor::cat(vec![frame(&old, old.dims()[1] - 1), x.clone()], 1),
+            (Some(old), 1) => concatenate(vec![frame(&old, old.dims()[1] - 1), x.clone()], 1),
             (None, 1) => x.clone(),
             (old, _) => {
                 drop(old);
-                Tensor::cat(vec![frame(x, frames - 2), frame(x, frames - 1)], 1)
+                concatenate(vec![frame(x, frames - 2), frame(x, frames - 1)], 1)
             }
         });
     }

@@ -17,11 +17,10 @@ pub(super) enum HostLinear {
     Observed(HostFull, Observed),
 }
 
-/// Parts `[out_features of the part, in_features]`, and the bias.
+/// Parts `[out_features of the part, in_features]` with their biases.
 #[derive(Debug)]
 pub(super) struct HostFull {
-    parts: Vec<TensorData>,
-    bias: Option<TensorData>,
+    parts: Vec<(TensorData, TensorData)>,
 }
 
 /// One part of a packed layer.
@@ -110,25 +109,23 @@ impl HostLinear {
 
 impl HostFull {
     fn download(full: &FullLinear) -> Result<Self, String> {
-        // The device holds transposed views of what was uploaded; a copy of the view would be
-        // multiplied by another kernel, and differ in its last bits.
-        let parts = full.parts.iter().map(|part| float_data(part.clone().transpose()));
-        Ok(Self {
-            parts: parts.collect::<Result<_, _>>()?,
-            bias: full.bias.clone().map(float_data).transpose()?,
-        })
+        let parts = full
+            .parts
+            .iter()
+            .map(|(w, bias)| Ok::<_, String>((float_data(w.clone())?, float_data(bias.clone())?)));
+        Ok(Self { parts: parts.collect::<Result<_, _>>()? })
     }
 
     fn upload(&self, device: &Device) -> FullLinear {
-        let upload = |data: &TensorData| Tensor::<2>::from_data(data.clone(), device);
-        FullLinear {
-            parts: self.parts.iter().map(|part| upload(part).transpose()).collect(),
-            bias: self.bias.as_ref().map(upload),
-        }
+        let part = |(w, bias): &(TensorData, TensorData)| {
+            (Tensor::from_data(w.clone(), device), Tensor::from_data(bias.clone(), device))
+        };
+        FullLinear { parts: self.parts.iter().map(part).collect() }
     }
 
     fn bytes(&self) -> usize {
-        self.parts.iter().chain(&self.bias).map(|data| data.bytes().len()).sum()
+        let bytes = |(w, bias): &(TensorData, TensorData)| w.bytes().len() + bias.bytes().len();
+        self.parts.iter().map(bytes).sum()
     }
 }
 

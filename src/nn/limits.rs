@@ -4,6 +4,7 @@ use crate::kernels::AdapterFacts;
 use burn::tensor::{Device, Tensor};
 
 pub(super) use crate::kernels::MAX_DISPATCH_OPS;
+use crate::kernels::concatenate;
 
 /// What a device can bind at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub fn map_token_chunks(
     if x.dims()[0] <= max_tokens {
         return f(x);
     }
-    Tensor::cat(x.split(max_tokens, 0).into_iter().map(f).collect(), 0)
+    concatenate(x.split(max_tokens, 0).into_iter().map(f).collect(), 0)
 }
 
 /// Most rows of `row_ops` operations each in a dispatch of `max_ops`: whole tiles, at least one.

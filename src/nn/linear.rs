@@ -1,6 +1,6 @@
 //! `y = x · Wᵀ + b` in every precision a model may be loaded in.
 
-use super::full_linear::{join, weight_parts};
+use super::full_linear::{bias_part, join, weight_parts};
 use super::limits::{MAX_DISPATCH_OPS, dispatch_rows};
 use super::linear_input::{Operand, residual_columns, residual_rows};
 use super::token_path::{LowRank, TokenPath};
@@ -11,7 +11,7 @@ use crate::kernels::{
 };
 use crate::kernels::{qmatmul as many, qmatvec as few, quantize_weight};
 use crate::quant::{PackedRows, QuantizedLayer, TokenSpec, WeightSpec, words_per_row};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
 /// A linear layer; models hold this type and never mention bits.
@@ -19,7 +19,6 @@ use std::sync::Arc;
 /// The weight is `[out_features, in_features]`, as checkpoints store it (Burn's own `Linear` is
 /// transposed). Layers larger than the device can bind are split along `out_features`.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one value per layer; tensors are handles")]
 pub enum Linear {
     /// Full precision.
     Full(FullLinear),
@@ -50,8 +49,8 @@ impl Linear {
     /// As [`Linear::forward`].
     pub fn forward_input(&self, x: &LinearInput) -> Tensor<2> {
         match self {
-            Self::Full(linear) => linear.forward(x.values()),
-            Self::FakeQuant(linear) => linear.forward(x),
+            Self::Full(linear) => linear.forward(x.values(), None),
+            Self::FakeQuant(linear) => linear.forward(x, None),
             Self::Packed(linear) => linear.forward_within(x, None, MAX_DISPATCH_OPS),
             Self::QuantAware(linear) => linear.forward(x.values()),
             Self::Observed(linear) => linear.forward(x),
@@ -71,12 +70,14 @@ impl Linear {
         residual: Tensor<2>,
         gate: Option<&Tensor<2>>,
     ) -> Tensor<2> {
-        if let Self::Packed(linear) = self {
-            let residual = Residual { value: residual, gate: gate.cloned() };
-            return linear.forward_within(x, Some(residual), MAX_DISPATCH_OPS);
+        let residual = Residual { value: residual, gate: gate.cloned() };
+        match self {
+            Self::Packed(linear) => linear.forward_within(x, Some(residual), MAX_DISPATCH_OPS),
+            Self::Full(linear) => linear.forward(x.values(), Some(&residual)),
+            Self::FakeQuant(linear) => linear.forward(x, Some(&residual)),
+            Self::QuantAware(linear) => residual.add_to(linear.forward(x.values())),
+            Self::Observed(linear) => residual.add_to(linear.forward(x)),
         }
-        let y = self.forward_input(x);
-        residual + if let Some(gate) = gate { y * gate.clone() } else { y }
     }
 
     /// The same, asking `clock` where in a run it is, if its quantizer depends on that.
@@ -300,19 +301,21 @@ pub struct FakeQuantLinear {
 impl FakeQuantLinear {
     /// The float form of the packed codes of `packed`.
     pub fn from_packed(packed: &PackedLinear) -> Self {
-        let parts = packed.parts.iter().map(|(w, _)| dequantize_weight(w).transpose()).collect();
-        let biases = packed.parts.iter().map(|(_, bias)| bias.clone()).collect();
-        let bias = Some(Tensor::cat(biases, 0).unsqueeze::<2>());
-        Self { full: FullLinear { parts, bias }, path: packed.path.clone() }
+        let parts = packed.parts.iter().map(|(w, bias)| (dequantize_weight(w), bias.clone()));
+        Self { full: FullLinear { parts: parts.collect() }, path: packed.path.clone() }
     }
 
-    fn forward(&self, x: &LinearInput) -> Tensor<2> {
-        let y = self.full.forward(self.path.rounded(x));
-        match (&self.path.low_rank, self.path.small(x)) {
-            (Some(LowRank { up, .. }), Some(small)) => {
-                y + join(up.iter().map(|up| small.clone().matmul(up.clone().transpose())))
-            }
-            _ => y,
+    fn forward(&self, x: &LinearInput, residual: Option<&Residual>) -> Tensor<2> {
+        let rounded = self.path.rounded(x);
+        let (Some(LowRank { up, .. }), Some(small)) = (&self.path.low_rank, self.path.small(x))
+        else {
+            return self.full.forward(rounded, residual);
+        };
+        let branch = join(up.iter().map(|up| small.clone().matmul(up.clone().transpose())));
+        let y = self.full.forward(rounded, None) + branch;
+        match residual {
+            Some(residual) => residual.clone().add_to(y),
+            None => y,
         }
     }
 }
@@ -321,10 +324,4 @@ impl FakeQuantLinear {
 fn part_rows(rows: &PackedRows, max_elements: usize) -> usize {
     let words = words_per_row(rows.bits, rows.in_features).max(GRID_WORDS * rows.groups());
     (max_elements / words.max(1)).max(1)
-}
-
-/// `rows` values of `bias` from `start` on; zeros where there is none.
-fn bias_part(bias: Option<&[f32]>, start: usize, rows: usize, device: &Device) -> Tensor<1> {
-    let values = bias.map_or_else(|| vec![0.0; rows], |bias| bias[start..start + rows].to_vec());
-    Tensor::from_data(TensorData::new(values, [rows]), device)
 }

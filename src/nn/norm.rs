@@ -121,8 +121,13 @@ impl RmsNorm {
         Ok(Self { eps, weight: weights.tensor("weight", [dim])?.reshape([1, dim]) })
     }
 
-    /// `[tokens, dim]` to the same shape.
+    /// `[tokens, dim]` to the same shape; one dispatch without gradients.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        // The kernel takes channels in pairs.
+        let is_tracked = x.is_autodiff() || self.weight.is_autodiff();
+        if !is_tracked && x.dims()[1].is_multiple_of(2) {
+            return norm_rope(x, self.weight.clone(), self.eps as f32, None, Element::F32);
+        }
         let mean_square = (x.clone() * x.clone()).mean_dim(1);
         x / (mean_square + self.eps).sqrt() * self.weight.clone()
     }

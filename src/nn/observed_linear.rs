@@ -37,6 +37,6 @@ impl ObservedLinear {
     pub(super) fn forward(&self, x: &LinearInput) -> Tensor<2> {
         let Observed { name, observer, clock } = &self.observed;
         observer.observe(name, x, clock.now());
-        self.full.forward(x.values())
+        self.full.forward(x.values(), None)
     }
 }

@@ -199,9 +199,7 @@ fn text_bytes(model: &VideoModel) -> u64 {
         .into_iter()
         .filter(|(name, _)| name.starts_with("encoder.block.0."))
         .collect();
-    let tokens = model.text_tokens;
-    let scores = config.num_heads * tokens * tokens;
-    parameter_bytes(&blocks) + 4 * (3 * scores + 6 * tokens * config.d_ff) as u64
+    parameter_bytes(&blocks) + 4 * (6 * model.text_tokens * config.d_ff) as u64
 }
 
 /// An entry of the system's table of memory, bytes.

@@ -196,12 +196,10 @@ impl Sampler<'_> {
         };
         let weights = Weights::new(weights.source(), &self.device.device);
         let config = &self.model.text_encoder;
-        t5::encode(&weights, config, &tokens, self.limits(), &mut advance).map_err(
-            |err| match err {
-                EncodeError::Canceled => PipelineError::Cancelled,
-                other => other.into(),
-            },
-        )
+        t5::encode(&weights, config, &tokens, &mut advance).map_err(|err| match err {
+            EncodeError::Canceled => PipelineError::Cancelled,
+            other => other.into(),
+        })
     }
 
     /// The transformer on the device.
@@ -323,9 +321,7 @@ impl Sampler<'_> {
         progress(Stage::Decode, 0, shape[1]);
         let mut take = |chunk: Tensor<4>| {
             self.cancel.check()?;
-            // [3, frames, height, width] in −1..1 to [frames, height, width, 3] in 0..1
-            let unit = chunk.permute([1, 2, 3, 0]) / 2.0 + 0.5;
-            values.extend(read(unit)?.into_iter().map(|value| value.clamp(0.0, 1.0)));
+            values.extend(unit_pixels(chunk)?);
             done += 1;
             progress(Stage::Decode, done.min(shape[1]), shape[1]);
             Ok(())
@@ -363,6 +359,15 @@ pub fn check_attention(
         "--attention f16: {} has no 16-bit floats; use exact or int8",
         device.describe()
     )))
+}
+
+/// A chunk `[3, frames, height, width]` in −1..1 as `[frames, height, width, 3]` in 0..1.
+fn unit_pixels(chunk: Tensor<4>) -> Result<Vec<f32>, PipelineError> {
+    let [channels, frames, height, width] = chunk.dims();
+    let values = read(chunk)?;
+    let pixels = frames * height * width;
+    let value = |i: usize| values[i % channels * pixels + i / channels];
+    Ok((0..values.len()).map(|i| (value(i) / 2.0 + 0.5).clamp(0.0, 1.0)).collect())
 }
 
 /// The values of a tensor on the host.

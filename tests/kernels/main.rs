@@ -36,6 +36,7 @@ mod head_norm_rope;
 mod layer_norm;
 mod layer_norm_quantize;
 mod log_quantize;
+mod matmul;
 mod norm_rope;
 mod orthonormalize;
 mod qmatmul;
@@ -46,6 +47,8 @@ mod qmatvec;
 mod quantize_heads;
 mod quantize_tokens;
 mod quantize_weight;
+mod rearrange;
+mod relative_attention;
 mod rope;
 mod self_test;
 

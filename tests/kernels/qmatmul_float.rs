@@ -2,49 +2,43 @@ use crate::common::{assert_close, devices};
 use crate::epilogue::EpilogueValues;
 use crate::{floats, grid_words, half_words, run, runs, values, weight, words};
 use burn::tensor::{Tensor, TensorData};
-use qvgen::kernels::qmatmul_float::{Params, QMatmulFloat, TILE, reference};
-use qvgen::kernels::{EpilogueKind, Kernel, PackedTensor, Tier, qmatmul_float};
+use qvgen::kernels::qmatmul_float::{Params, QMatmulFloat, reference};
+use qvgen::kernels::{Element, Kernel, PackedTensor, Rows, qmatmul_float};
 use qvgen::quant::Bits;
 
-/// `(m, n, k, group_size)`: below a tile, one more than a tile, several tiles with tails, groups.
-const SHAPES: [(usize, usize, usize, Option<usize>); 4] =
-    [(1, 1, 24, None), (5, 7, 33, None), (65, 66, 72, Some(32)), (70, 130, 200, Some(64))];
-
-/// Every width with a bias, and every form of a width whose codes straddle words: compiling takes
-/// longer than running.
-fn compared(kernel: &QMatmulFloat) -> bool {
-    let is_usual = kernel.epilogue == EpilogueKind::Bias && kernel.tier() == Tier::Core;
-    kernel.w_bits == Bits::B3 || is_usual
-}
+/// `(m, n, k)`: below a tile, tails on all sides, several tiles.
+const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 24), (5, 7, 36), (18, 67, 72), (140, 130, 200)];
+/// The same for rows of any length.
+const RAGGED: [(usize, usize, usize); 2] = [(5, 7, 33), (67, 66, 131)];
 
 #[test]
 fn qmatmul_float_matches_its_twin() {
-    for kernel in QMatmulFloat::all().into_iter().filter(compared).filter(|&kernel| runs(kernel)) {
-        for (m, n, k, group_size) in SHAPES {
-            let w = weight(n, k, kernel.w_bits, group_size);
+    for kernel in QMatmulFloat::all().into_iter().filter(|&kernel| runs(kernel)) {
+        let shapes = if kernel.rows == Rows::Ragged { &RAGGED[..] } else { &SHAPES };
+        for &(m, n, k) in shapes {
+            let w = weight(n, k, kernel.w_bits, kernel.grouped.then_some(32));
             let epilogue = EpilogueValues::new(m, n);
             let mut x = values(m * k, 3);
             let mut input = words(&x).to_vec();
-            if kernel.tier() == Tier::Half {
+            if kernel.element == Element::F16 {
                 (input, x) = half_words(&x);
             }
-            let params =
-                Params { m: m as u32, n: n as u32, k: k as u32, group_size: w.group_size as u32 };
-            let grid = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
+            let params = Params {
+                m: m as u32,
+                n: n as u32,
+                k: k as u32,
+                group_size: w.group_size as u32,
+                first_tile: 0,
+            };
             let w_grid = grid_words(&w);
             let tensors = [&input[..], &w.codes, &w_grid];
             let inputs = [&tensors[..], &epilogue.inputs(kernel.epilogue)].concat();
-            let actual = run(kernel, &inputs, &[m * n], params, grid);
+            let actual = run(kernel, &inputs, &[m * n], params, kernel.form.grid(m, n));
             let rel = 4.0 * f32::EPSILON * (k as f32).sqrt();
             let product = reference(&x, &w, &epilogue.bias);
             let expected = epilogue.after(kernel.epilogue, product);
-            assert_close(
-                &format!("{kernel:?} {params:?}"),
-                floats(&actual[0]),
-                &expected,
-                rel,
-                2e-5,
-            );
+            let what = format!("{kernel:?} {params:?}");
+            assert_close(&what, floats(&actual[0]), &expected, rel, 2e-5);
         }
     }
 }

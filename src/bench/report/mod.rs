@@ -259,7 +259,7 @@ pub struct Timed {
 pub struct Breakdown {
     /// This crate's kernels, each dispatch timed on its own.
     pub kernels: Vec<KernelShare>,
-    /// The whole, of the runs without that: by GPU timestamps where they exist, else on the wall.
+    /// The whole, of the runs without that, by the device's time source, as the kernels' seconds.
     /// What the kernels leave is Burn's own operations and waiting.
     pub whole_seconds: f64,
 }

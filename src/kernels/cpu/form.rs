@@ -145,6 +145,32 @@ impl Form {
         }
     }
 
+    /// `Σ q_x q_w` of two rows of bytes, four a word; those of `x` are signed where
+    /// [`Form::token_offset`] is not zero. Rows are whole blocks of eight words.
+    #[inline]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "instructions of this form"))]
+    #[cfg_attr(target_arch = "aarch64", expect(unsafe_code, reason = "instructions of this form"))]
+    pub(super) fn dot(self, x: &[u32], w: &[u32]) -> i32 {
+        match self.0 {
+            Isa::Portable => tile::portable::dot(x, w),
+            // SAFETY: of all four, `available` has seen the features that the function enables.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { tile::avx2::dot(x, w) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { tile::vnni::avx::dot(x, w) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni256 => unsafe { tile::vnni::avx512_256::dot(x, w) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => unsafe { tile::vnni::avx512::dot(x, w) },
+            // SAFETY: `available` has seen the feature that the function enables.
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => unsafe { tile::neon::dot_rows(x, w) },
+        }
+    }
+
     /// The first `len` words of `rows` side by side, into every `stride`-th of `columns`; where a
     /// row is empty, what is there stays.
     #[inline(always)]

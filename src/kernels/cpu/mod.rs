@@ -38,6 +38,7 @@ mod parallel;
 mod product;
 mod quantize;
 mod rope;
+mod row_product;
 mod rows;
 mod tile;
 mod transform;

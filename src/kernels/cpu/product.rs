@@ -2,6 +2,7 @@
 
 use super::form::{Form, Task};
 use super::parallel::{column_blocks, for_each};
+use super::row_product::{self, MOST_TOKENS};
 use super::rows::Rows;
 use super::tile::{PANEL, Quads, Sums, Tile};
 use crate::quant::{Bits, CODES_PER_BLOCK, Grid, padded_len};
@@ -54,11 +55,14 @@ fn split_zero_point(grid: Grid, bits: Bits) -> (i32, f32) {
 
 /// Tokens in tiles, as the instructions read them.
 struct Tokens {
+    /// Whether the weight is taken row by row: there are only a few tokens.
+    by_row: bool,
     /// Tokens of a tile; the last one may have fewer.
     height: usize,
     /// Words of four codes in a row.
     depth: usize,
-    /// `[tiles][depth][tokens of the tile]`.
+    /// `[tiles][depth][tokens of the tile]`; if there are only a few tokens, `[tokens][depth]`, the
+    /// groups of the weight in the order of [`row_product::in_order_of`].
     quads: Vec<u32>,
     /// `[tokens][groups of the weight]`: sums of the codes.
     sums: Vec<i32>,
@@ -71,17 +75,20 @@ struct Tokens {
 
 impl Tokens {
     fn new(form: Form, x: Rows<'_>, w: Rows<'_>, is_long: bool) -> Self {
-        let (height, depth) = (form.tile_size().0, padded_len(x.in_features()) / 4);
         let (count, groups) = (x.count(), w.groups());
+        let by_row = count <= MOST_TOKENS;
+        let height = if by_row { 1 } else { form.tile_size().0 };
+        let depth = padded_len(x.in_features()) / 4;
         let offset = if x.bits() == Bits::B8 { form.token_offset() } else { 0 };
         let mut quads = vec![0; count * depth];
         let mut sums = vec![0; count * groups];
         let tiles = quads.chunks_mut(height * depth).zip(sums.chunks_mut(height * groups));
         for_each(is_long, tiles.collect(), |tile, (quads, sums)| {
-            form.run(TokenTile { x, w, first: tile * height, offset, quads, sums });
+            let first = tile * height;
+            form.run(TokenTile { x, w, first, offset, by_row, quads, sums });
         });
         let grids = (0..count).map(|token| x.grid(token, 0).0).collect();
-        Self { height, depth, quads, sums, groups, grids, bits: x.bits(), offset }
+        Self { by_row, height, depth, quads, sums, groups, grids, bits: x.bits(), offset }
     }
 
     /// The tiles of `tokens`, whose first one begins a tile, each with its number of tokens;
@@ -100,12 +107,19 @@ impl Tokens {
     }
 }
 
+/// The columns of a group of `w`, to the end of the last block.
+fn group_codes(w: Rows<'_>, group: usize) -> Range<usize> {
+    let columns = w.columns(group);
+    columns.start..padded_len(columns.end)
+}
+
 /// Expands the codes of some tokens and adds them up.
 struct TokenTile<'a> {
     x: Rows<'a>,
     w: Rows<'a>,
     first: usize,
     offset: i32,
+    by_row: bool,
     quads: &'a mut [u32],
     sums: &'a mut [i32],
 }
@@ -115,7 +129,7 @@ impl Task for TokenTile<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool, const ROWS: usize>(self) {
-        let Self { x, w, first, offset, quads, sums } = self;
+        let Self { x, w, first, offset, by_row, quads, sums } = self;
         let groups = w.groups();
         let count = sums.len() / groups;
         let mut row = vec![[0; CODES_PER_BLOCK / 4]; padded_len(x.in_features()) / CODES_PER_BLOCK];
@@ -130,6 +144,16 @@ impl Task for TokenTile<'_> {
             if offset != 0 {
                 let codes = &mut codes[..x.in_features()];
                 codes.iter_mut().for_each(|code| *code = code.wrapping_sub(offset as u8));
+            }
+            if by_row {
+                let mut quads = &mut quads[..];
+                for group in 0..groups {
+                    let ordered = row_product::in_order_of(w.bits(), &codes[group_codes(w, group)]);
+                    let (to, rest) = quads.split_at_mut(ordered.len());
+                    to.copy_from_slice(&ordered);
+                    quads = rest;
+                }
+                continue;
             }
             let words = row.as_flattened();
             for (to, &word) in quads[token..].iter_mut().step_by(count).zip(words) {
@@ -160,10 +184,16 @@ impl Task for Block<'_> {
         let panels = self.bias.len().div_ceil(PANEL);
         let mut sums: Vec<Sums> = Vec::new();
         let mut quads: Vec<Quads> = Vec::new();
+        let mut scratch = Vec::new();
         for group in 0..self.w.groups() {
             let columns = self.w.columns(group);
             sums.clear();
             sums.resize(self.y.len() * panels, bytemuck::Zeroable::zeroed());
+            if self.tokens.by_row {
+                self.multiply_rows(group, panels, &mut scratch, &mut sums);
+                self.finish(group, &sums);
+                continue;
+            }
             for start in columns.clone().step_by(SPAN) {
                 let end = columns.end.min(start + SPAN);
                 let blocks = start / CODES_PER_BLOCK..end.div_ceil(CODES_PER_BLOCK);
@@ -205,6 +235,40 @@ impl Block<'_> {
                 let (sums, rest) = part.split_at_mut(count * width);
                 part = rest;
                 self.form.multiply(Tile { tokens: count, panels: width, x, w: quads, sums });
+            }
+        }
+    }
+
+    /// The products of a group, row by row of the weight, into `sums`, which are laid out as
+    /// [`Self::multiply`] does it.
+    #[inline(always)]
+    fn multiply_rows(
+        &self,
+        group: usize,
+        panels: usize,
+        scratch: &mut Vec<u32>,
+        sums: &mut [Sums],
+    ) {
+        let codes = group_codes(self.w, group);
+        let blocks = codes.start / CODES_PER_BLOCK..codes.end / CODES_PER_BLOCK;
+        let quads = codes.start / 4..codes.end / 4;
+        let count = self.y.len();
+        let mut tokens: [&[u32]; MOST_TOKENS] = [&[]; MOST_TOKENS];
+        for (token, x) in tokens.iter_mut().zip(self.tokens.quads.chunks(self.tokens.depth)) {
+            *token = &x[quads.clone()];
+        }
+        let width = self.form.tile_size().1;
+        for channel in 0..self.bias.len() {
+            let row = self.first_channel + channel;
+            let mut found = [0; MOST_TOKENS];
+            let tokens = &tokens[..count];
+            let blocks = blocks.clone();
+            row_product::sums(self.form, self.w, row, blocks, tokens, scratch, &mut found);
+            let (panel, lane) = (channel / PANEL, channel % PANEL);
+            let start = panel / width * width;
+            let width = width.min(panels - start);
+            for (token, sum) in found[..count].iter().enumerate() {
+                sums[count * start + token * width + panel - start].0[lane] = *sum;
             }
         }
     }

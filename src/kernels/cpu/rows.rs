@@ -92,6 +92,39 @@ impl<'a> Rows<'a> {
         &self.codes[row * self.words()..][..self.words()]
     }
 
+    /// The words of some blocks of a row.
+    pub(super) fn blocks(&self, row: usize, blocks: Range<usize>) -> &'a [u32] {
+        let words = self.bits.get() as usize;
+        &self.row(row)[blocks.start * words..blocks.end * words]
+    }
+
+    /// The codes of some blocks of a row in words of four: the first words of all blocks, then the
+    /// second ones, and so on.
+    #[inline(always)]
+    pub(super) fn blocks_by_quad(&self, row: usize, blocks: Range<usize>, quads: &mut [u32]) {
+        #[inline(always)]
+        fn expand<const B: usize>(words: &[u32], quads: &mut [u32]) {
+            let words = words.as_chunks::<B>().0;
+            let mut parts = quads.chunks_exact_mut(words.len().max(1));
+            let mut next = || parts.next().expect("eight words of codes a block");
+            let parts: [&mut [u32]; QUADS_PER_BLOCK] = std::array::from_fn(|_| next());
+            for (block, words) in words.iter().enumerate() {
+                let quads = spread_block(&words.map(|word| [word]));
+                for (part, [quad]) in quads.into_iter().enumerate() {
+                    parts[part][block] = quad;
+                }
+            }
+        }
+        let words = self.blocks(row, blocks);
+        match self.bits {
+            Bits::B2 => expand::<2>(words, quads),
+            Bits::B3 => expand::<3>(words, quads),
+            Bits::B4 => expand::<4>(words, quads),
+            Bits::B6 => expand::<6>(words, quads),
+            Bits::B8 => expand::<8>(words, quads),
+        }
+    }
+
     /// The codes of a row in words of four, the last block filled up with what is stored.
     #[inline(always)]
     pub(super) fn quads(&self, row: usize, quads: &mut [[u32; QUADS_PER_BLOCK]]) {

@@ -1,11 +1,10 @@
 //! One block: attention with relative positions, then a gated feed-forward layer.
 
 use super::T5Config;
-use crate::nn::{Limits, Linear, RmsNorm, WeightError, Weights, gelu_tanh};
-use burn::tensor::activation::softmax;
+use crate::nn::{Linear, RmsNorm, WeightError, Weights, gelu_tanh, relative_attention};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Which bucket of distances key `k` lies in as seen from query `q`, row-major `[q, k]`.
+/// The bucket of each distance of a key from a query, from `1 − tokens` to `tokens − 1`.
 ///
 /// Half of the buckets are for keys after the query. Of each half, one half holds the near
 /// distances exactly and the rest divides the far ones evenly by their logarithm (in f32, as the
@@ -14,39 +13,30 @@ fn buckets(tokens: usize, config: &T5Config) -> Vec<i32> {
     let half = config.relative_attention_num_buckets / 2;
     let exact = half / 2;
     let span = (config.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
-    let bucket = |query: usize, key: usize| {
-        let distance = query.abs_diff(key);
-        let near = if distance < exact {
-            distance
-        } else {
-            let log = (distance as f32 / exact as f32).ln() / span;
-            (exact + (log * (half - exact) as f32) as usize).min(half - 1)
-        };
-        let sign = if key > query { half } else { 0 };
-        i32::try_from(sign + near).expect("a configuration has fewer buckets than i32::MAX")
+    let bucket = |distance: usize| {
+        if distance < exact {
+            return distance;
+        }
+        let log = (distance as f32 / exact as f32).ln() / span;
+        (exact + (log * (half - exact) as f32) as usize).min(half - 1)
     };
-    (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect()
+    let before = (1..tokens).rev().map(bucket);
+    let after = (1..tokens).map(|distance| half + bucket(distance));
+    let all = before.chain([bucket(0)]).chain(after);
+    all.map(|i| i32::try_from(i).expect("a configuration has fewer buckets than i32::MAX"))
+        .collect()
 }
 
-/// The buckets of all pairs of `tokens`, for [`Block::forward`].
+/// The buckets of all distances among some tokens, for [`Block::forward`].
 pub(super) struct Positions {
-    tokens: usize,
-    /// `[tokens²]`.
+    /// `[2 · tokens − 1]`.
     buckets: Tensor<1, Int>,
 }
 
 impl Positions {
     pub(super) fn new(tokens: usize, config: &T5Config, device: &Device) -> Self {
-        let data = TensorData::new(buckets(tokens, config), [tokens * tokens]);
-        Self { tokens, buckets: Tensor::from_data(data, device) }
-    }
-
-    /// What to add to the scores of some heads, `[heads, tokens, tokens]`; `table` is
-    /// `[buckets, heads]`.
-    fn bias(&self, table: Tensor<2>) -> Tensor<3> {
-        let heads = table.dims()[1];
-        let per_pair = table.select(0, self.buckets.clone()); // [tokens², heads]
-        per_pair.transpose().reshape([heads, self.tokens, self.tokens])
+        let data = TensorData::new(buckets(tokens, config), [2 * tokens - 1]);
+        Self { buckets: Tensor::from_data(data, device) }
     }
 }
 
@@ -63,9 +53,6 @@ pub(super) fn load_table(
 
 /// One encoder block.
 pub(super) struct Block {
-    num_heads: usize,
-    d_kv: usize,
-    limits: Limits,
     attention_norm: RmsNorm,
     q: Linear,
     k: Linear,
@@ -84,16 +71,12 @@ impl Block {
     pub(super) fn load(
         weights: &Weights<'_>,
         config: &T5Config,
-        limits: Limits,
         table: Tensor<2>,
     ) -> Result<Self, WeightError> {
         let (dim, inner, eps) = (config.d_model, config.inner_dim(), config.layer_norm_epsilon);
         let [attention, ff] = [weights.at("layer.0"), weights.at("layer.1")];
         let [qkvo, dense] = [attention.at("SelfAttention"), ff.at("DenseReluDense")];
         Ok(Self {
-            num_heads: config.num_heads,
-            d_kv: config.d_kv,
-            limits,
             attention_norm: RmsNorm::load(&attention.at("layer_norm"), dim, eps)?,
             q: qkvo.linear_without_bias("q", inner, dim)?,
             k: qkvo.linear_without_bias("k", inner, dim)?,
@@ -118,21 +101,9 @@ impl Block {
 
     /// Self-attention whose scores are not scaled but shifted by the relative position.
     fn attend(&self, x: Tensor<2>, positions: &Positions) -> Tensor<2> {
-        let tokens = x.dims()[0];
-        let split = |x: Tensor<2>| x.reshape([tokens, self.num_heads, self.d_kv]).swap_dims(0, 1);
-        let q = split(self.q.forward(x.clone()));
-        let k = split(self.k.forward(x.clone()));
-        let v = split(self.v.forward(x));
-        // [heads, tokens, tokens] is the largest tensor here: as many heads at once as fit.
-        let group = self.limits.tokens(tokens * tokens).min(self.num_heads);
-        let attended = (0..self.num_heads).step_by(group).map(|first| {
-            let heads = group.min(self.num_heads - first);
-            let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(0, first, heads));
-            let table = self.relative_attention_bias.clone().narrow(1, first, heads);
-            softmax(q.matmul(k.swap_dims(1, 2)) + positions.bias(table), 2).matmul(v)
-        });
-        let attended = Tensor::cat(attended.collect(), 0).swap_dims(0, 1);
-        self.o.forward(attended.reshape([tokens, self.num_heads * self.d_kv]))
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| layer.forward(x.clone()));
+        let (table, buckets) = (self.relative_attention_bias.clone(), positions.buckets.clone());
+        self.o.forward(relative_attention(q, k, v, table, buckets))
     }
 }
 
@@ -144,8 +115,9 @@ mod tests {
     fn buckets_are_exact_near_logarithmic_far_and_mirrored_by_sign() {
         let tokens = 300;
         let buckets = buckets(tokens, &T5Config::umt5_xxl());
-        let before = |distance: usize| buckets[299 * tokens + 299 - distance];
-        let after = |distance: usize| buckets[distance];
+        assert_eq!(buckets.len(), 2 * tokens - 1);
+        let before = |distance: usize| buckets[tokens - 1 - distance];
+        let after = |distance: usize| buckets[tokens - 1 + distance];
         let expected =
             [(0, 0), (1, 1), (7, 7), (8, 8), (11, 8), (12, 9), (16, 10), (32, 12), (64, 14)];
         for (distance, bucket) in expected.into_iter().chain([(127, 15), (128, 15), (299, 15)]) {

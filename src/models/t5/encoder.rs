@@ -6,7 +6,7 @@
 
 use super::T5Config;
 use super::block::{Block, Positions, load_table};
-use crate::nn::{Limits, RmsNorm, WeightError, Weights};
+use crate::nn::{RmsNorm, WeightError, Weights, concatenate};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::ControlFlow;
 
@@ -72,7 +72,6 @@ pub fn encode(
     weights: &Weights<'_>,
     config: &T5Config,
     prompts: &[TokenIds],
-    limits: Limits,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Tensor<2>>, EncodeError> {
     let device = weights.device();
@@ -86,7 +85,7 @@ pub fn encode(
         if i > 0 && config.has_table(i) {
             table = load_table(&weights, config)?;
         }
-        let block = Block::load(&weights, config, limits, table.clone())?;
+        let block = Block::load(&weights, config, table.clone())?;
         for Running { x, positions } in &mut running {
             *x = block.forward(x.clone(), positions);
         }
@@ -101,7 +100,10 @@ pub fn encode(
     let norm = RmsNorm::load(&norm, config.d_model, config.layer_norm_epsilon)?;
     let pad = |x: Tensor<2>, rows: usize| match rows - x.dims()[0] {
         0 => x,
-        padding => Tensor::cat(vec![x, Tensor::zeros([padding, config.d_model], device)], 0),
+        padding => {
+            let zeros = TensorData::zeros::<f32, _>([padding, config.d_model]);
+            concatenate(vec![x, Tensor::from_data(zeros, device)], 0)
+        }
     };
     let finished = running.into_iter().zip(prompts);
     Ok(finished.map(|(run, prompt)| pad(norm.forward(run.x), prompt.ids.len())).collect())

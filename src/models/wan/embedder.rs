@@ -4,7 +4,7 @@ use super::WanConfig;
 use super::config::{PATCH, PATCH_PIXELS};
 use crate::nn::{
     FullLinear, Limits, Linear, RopeAxis, RopeGrid, Rotation, Trace, WeightError, Weights,
-    gelu_tanh, silu, timestep_sinusoid,
+    gelu_tanh, in_a_row, silu, timestep_sinusoid,
 };
 use burn::tensor::{Device, Tensor};
 
@@ -134,8 +134,7 @@ fn patch_embedding(weights: &Weights<'_>, config: &WanConfig) -> Result<Linear, 
 fn patches_from_latent(latent: Tensor<4>, [frames, rows, columns]: [usize; 3]) -> Tensor<2> {
     let channels = latent.dims()[0];
     let [_, ph, pw] = PATCH;
-    latent
-        .reshape([channels, frames, rows, ph, columns, pw])
-        .permute([1, 2, 4, 0, 3, 5])
-        .reshape([frames * rows * columns, channels * PATCH_PIXELS])
+    let patches =
+        latent.reshape([channels, frames, rows, ph, columns, pw]).permute([1, 2, 4, 0, 3, 5]);
+    in_a_row(patches).reshape([frames * rows * columns, channels * PATCH_PIXELS])
 }

@@ -5,6 +5,7 @@ use super::block::modulation;
 use super::config::{PATCH, PATCH_PIXELS};
 use crate::nn::{
     FrameTokens, LayerNorm, Linear, LinearInput, Modulation, Trace, WeightError, Weights,
+    concatenate, in_a_row,
 };
 use burn::tensor::Tensor;
 
@@ -66,7 +67,7 @@ impl WanHead {
             trace.record("proj_out", &patches);
             patches
         };
-        let patches = Tensor::cat(hidden.into_iter().map(project).collect(), 0);
+        let patches = concatenate(hidden.into_iter().map(project).collect(), 0);
         latent_from_patches(patches, grid, self.out_channels)
     }
 }
@@ -79,8 +80,7 @@ fn latent_from_patches(
     channels: usize,
 ) -> Tensor<4> {
     let [_, ph, pw] = PATCH;
-    patches
-        .reshape([frames, rows, columns, ph, pw, channels])
-        .permute([5, 0, 1, 3, 2, 4])
-        .reshape([channels, frames, rows * ph, columns * pw])
+    let values =
+        patches.reshape([frames, rows, columns, ph, pw, channels]).permute([5, 0, 1, 3, 2, 4]);
+    in_a_row(values).reshape([channels, frames, rows * ph, columns * pw])
 }

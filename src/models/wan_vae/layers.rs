@@ -4,6 +4,7 @@ use super::config::Resampled;
 use crate::models::causal_cache::Cache;
 use crate::nn::{
     ChannelNorm, Conv3d, ConvShape, KeysValues, MultiHeadAttention, WeightError, Weights,
+    concatenate, in_a_row,
 };
 use burn::tensor::Tensor;
 
@@ -140,10 +141,10 @@ impl AttentionBlock {
                     part.narrow(1, frame, 1).reshape([channels, height * width]).transpose()
                 });
                 let attended = attention.forward(q, &[KeysValues { k, v }]).transpose();
-                attended.reshape([channels, 1, height, width])
+                in_a_row(attended).reshape([channels, 1, height, width])
             })
             .collect();
-        self.proj.forward_onto(x, Tensor::cat(attended, 1), None)
+        self.proj.forward_onto(x, concatenate(attended, 1), None)
     }
 }
 
@@ -187,12 +188,8 @@ impl Upsample {
         slot.remember(&x);
         drop(x);
         // The halves of the channels are the even and the odd frames.
-        y.reshape([2, channels, frames, height * width]).permute([1, 2, 0, 3]).reshape([
-            channels,
-            2 * frames,
-            height,
-            width,
-        ])
+        let frames_apart = y.reshape([2, channels, frames, height * width]).permute([1, 2, 0, 3]);
+        in_a_row(frames_apart).reshape([channels, 2 * frames, height, width])
     }
 }
 

@@ -3,7 +3,7 @@
 use super::store::{Part, Store};
 use super::{CacheJob, CacheProgress, CacheStage, Key, ModelFacts};
 use crate::models::t5::{self, EncodeError, TokenIds};
-use crate::nn::{Limits, Weights};
+use crate::nn::Weights;
 use crate::pipeline::PipelineError;
 use crate::pipeline::checkpoint::ComponentKind;
 use crate::pipeline::model::VideoModel;
@@ -94,7 +94,7 @@ fn encode(
         if job.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let config = &job.model.text_encoder;
-    let embeds = t5::encode(&weights, config, tokens, Limits { max_elements }, &mut progress);
+    let embeds = t5::encode(&weights, config, tokens, &mut progress);
     embeds.map_err(|err| match err {
         EncodeError::Canceled => PipelineError::Cancelled.into(),
         other => PipelineError::from(other).into(),

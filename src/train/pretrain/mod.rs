@@ -315,10 +315,9 @@ impl Pretraining<'_> {
             .map_err(PipelineError::from)?;
         let checkpoint = Checkpoint::open(&folder.join("text_encoder/model.safetensors"))?;
         let weights = Weights::new(&checkpoint, &self.device.device);
-        let limits = Limits { max_elements: self.device.max_elements() };
         let mut go_on = |_, _| ControlFlow::Continue(());
-        let embeds = t5::encode(&weights, config, &tokens, limits, &mut go_on)
-            .map_err(PipelineError::from)?;
+        let embeds =
+            t5::encode(&weights, config, &tokens, &mut go_on).map_err(PipelineError::from)?;
         Ok(WorldTexts::new(embeds))
     }
 

@@ -46,6 +46,29 @@ fn block<const M: usize, const P: usize>(Sized { x, w, sums }: Sized<'_, M, P>) 
     }
 }
 
+/// `Σ q_x q_w` of two rows of unsigned bytes in whole vectors.
+#[target_feature(enable = "avx2")]
+pub(crate) fn dot(x: &[u32], w: &[u32]) -> i32 {
+    let mut totals = [_mm256_setzero_si256(); 2];
+    for (x, w) in x.as_chunks::<WORDS>().0.iter().zip(w.as_chunks::<WORDS>().0) {
+        let (x, w) = (halves(load_words(x)), halves(load_words(w)));
+        for half in 0..2 {
+            let products = _mm256_madd_epi16(x[half], w[half]);
+            totals[half] = _mm256_add_epi32(totals[half], products);
+        }
+    }
+    sum_of(_mm256_add_epi32(totals[0], totals[1]))
+}
+
+/// The sum of the lanes.
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_of(total: __m256i) -> i32 {
+    let (low, high) = (_mm256_castsi256_si128(total), _mm256_extracti128_si256::<1>(total));
+    let fours = _mm_add_epi32(low, high);
+    let pairs = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b01_00_11_10>(fours));
+    _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32::<0b10_11_00_01>(pairs)))
+}
+
 /// The two halves of `quads`.
 #[target_feature(enable = "avx2")]
 #[expect(unsafe_code, reason = "loads of vectors")]
@@ -70,7 +93,7 @@ pub(super) fn add(sums: &mut Sums, totals: [__m256i; 2]) {
 }
 
 /// Words of a vector.
-const WORDS: usize = 8;
+pub(super) const WORDS: usize = 8;
 
 /// As [`portable::transpose`], of the first `len` words.
 #[target_feature(enable = "avx2")]
@@ -115,9 +138,10 @@ fn transpose_square(rows: [__m256i; WORDS]) -> [__m256i; WORDS] {
     columns
 }
 
+/// A vector of words.
 #[target_feature(enable = "avx2")]
 #[expect(unsafe_code, reason = "a load of a vector")]
-fn load_words(words: &[u32; WORDS]) -> __m256i {
+pub(super) fn load_words(words: &[u32; WORDS]) -> __m256i {
     // SAFETY: `words` is 32 readable bytes.
     unsafe { _mm256_loadu_si256((&raw const *words).cast()) }
 }

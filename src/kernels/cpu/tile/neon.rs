@@ -38,6 +38,24 @@ fn block<const M: usize, const P: usize>(Sized { x, w, sums }: Sized<'_, M, P>) 
     }
 }
 
+/// `Σ q_x q_w` of two rows of unsigned bytes in whole vectors.
+#[target_feature(enable = "neon,dotprod")]
+pub(crate) fn dot_rows(x: &[u32], w: &[u32]) -> i32 {
+    let mut totals = [vdupq_n_u32(0); 2];
+    let rows = x.as_chunks::<4>().0.iter().zip(w.as_chunks::<4>().0);
+    for (i, (x, w)) in rows.enumerate() {
+        totals[i % 2] = dot(totals[i % 2], load_words(w), load_words(x));
+    }
+    vaddvq_u32(vaddq_u32(totals[0], totals[1])) as i32
+}
+
+#[target_feature(enable = "neon")]
+#[expect(unsafe_code, reason = "a load of a vector")]
+fn load_words(words: &[u32; 4]) -> uint32x4_t {
+    // SAFETY: `words` is four readable words.
+    unsafe { vld1q_u32(words.as_ptr()) }
+}
+
 /// `total` plus, in each lane, the four products of the bytes of `a` and `b`.
 ///
 /// The intrinsic, `vdotq_u32`, is not stable in the oldest compiler that is supported.
@@ -56,13 +74,11 @@ fn dot(mut total: uint32x4_t, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
 }
 
 #[target_feature(enable = "neon")]
-#[expect(unsafe_code, reason = "loads of vectors")]
 fn load(quads: &Quads) -> [uint32x4_t; VECTORS] {
     let (quads, _) = quads.0.as_chunks::<4>();
     let mut w = [vdupq_n_u32(0); VECTORS];
     for (w, four) in w.iter_mut().zip(quads) {
-        // SAFETY: `four` is four readable words.
-        *w = unsafe { vld1q_u32(four.as_ptr()) };
+        *w = load_words(four);
     }
     w
 }

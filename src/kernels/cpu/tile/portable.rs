@@ -44,6 +44,19 @@ fn block<const M: usize, const P: usize>(Sized { x, w, sums }: Sized<'_, M, P>) 
     }
 }
 
+/// `Σ q_x q_w` of two rows of unsigned bytes, four a word.
+#[inline(always)]
+pub(crate) fn dot(x: &[u32], w: &[u32]) -> i32 {
+    let pairs = x.iter().zip(w).map(|(&x, &w)| {
+        let ([[x_even], [x_odd]], [[w_even], [w_odd]]) = (halves([x]), halves([w]));
+        let dot = |[a, b]: [i16; 2], [c, d]: [i16; 2]| {
+            i32::from(a) * i32::from(c) + i32::from(b) * i32::from(d)
+        };
+        dot(x_even, w_even).wrapping_add(dot(x_odd, w_odd))
+    });
+    pairs.fold(0, i32::wrapping_add)
+}
+
 /// The words `words` of `rows` side by side, into every `stride`-th of `columns` from
 /// `words.start · stride` on; where a row is empty, what is there stays.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! VNNI: the sum of four products of an unsigned byte (the weight) and a signed one (the token).
 
-use super::avx2::{add, load};
+use super::avx2::{WORDS, add, load, load_words, sum_of};
 use super::{Quads, Sized, Sums, Tile, by_size};
 use std::arch::x86_64::*;
 
@@ -20,6 +20,18 @@ macro_rules! vnni_256 {
             #[target_feature(enable = $features)]
             pub(crate) fn multiply(tile: Tile<'_>) {
                 by_size!(tile, block, 1: 1, 2, 3, 4, 5, 6);
+            }
+
+            /// `Σ q_x q_w` of two rows of bytes in whole vectors.
+            #[target_feature(enable = $features)]
+            pub(crate) fn dot(x: &[u32], w: &[u32]) -> i32 {
+                let mut totals = [_mm256_setzero_si256(); 4];
+                let rows = x.as_chunks::<WORDS>().0.iter().zip(w.as_chunks::<WORDS>().0);
+                for (i, (x, w)) in rows.enumerate() {
+                    totals[i % 4] = $dot(totals[i % 4], load_words(w), load_words(x));
+                }
+                let [a, b, c, d] = totals;
+                sum_of(_mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d)))
             }
 
             #[target_feature(enable = $features)]
@@ -64,6 +76,38 @@ pub(crate) mod avx512 {
             4 => by_size!(tile, block, 4: 1, 2, 3, 4, 5, 6),
             panels => panic!("a tile of {panels} panels"),
         }
+    }
+
+    /// Words of a vector.
+    const WORDS_512: usize = 2 * WORDS;
+
+    /// `Σ q_x q_w` of two rows of bytes in whole vectors of 8 words.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(crate) fn dot(x: &[u32], w: &[u32]) -> i32 {
+        let mut totals = [_mm512_setzero_si512(); 4];
+        let (x, x_rest) = x.as_chunks::<{ 4 * WORDS_512 }>();
+        let (w, w_rest) = w.as_chunks::<{ 4 * WORDS_512 }>();
+        for (x, w) in x.iter().zip(w) {
+            for (i, total) in totals.iter_mut().enumerate() {
+                let words = i * WORDS_512..(i + 1) * WORDS_512;
+                let (x, w) = (load_some(&x[words.clone()]), load_some(&w[words]));
+                *total = _mm512_dpbusd_epi32(*total, w, x);
+            }
+        }
+        for (x, w) in x_rest.chunks(WORDS_512).zip(w_rest.chunks(WORDS_512)) {
+            totals[0] = _mm512_dpbusd_epi32(totals[0], load_some(w), load_some(x));
+        }
+        let [a, b, c, d] = totals;
+        _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)))
+    }
+
+    /// Up to [`WORDS_512`] words, then zeros.
+    #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "a load of a vector")]
+    fn load_some(words: &[u32]) -> __m512i {
+        let mask = ((1_u32 << words.len().min(WORDS_512)) - 1) as u16;
+        // SAFETY: the mask has as many bits as there are readable words.
+        unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().cast()) }
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]
