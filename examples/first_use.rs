@@ -68,6 +68,7 @@ fn settings(defaults: &SamplingDefaults) -> anyhow::Result<SampleSettings> {
         height: defaults.height,
         steps: defaults.steps,
         guidance_scale: defaults.guidance_scale,
+        dynamic_guidance: false,
         late_guidance_drop: defaults.late_guidance_drop,
         flow_shift: None,
         scheduler: None,
