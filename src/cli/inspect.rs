@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Arguments of `qvgen inspect`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
-    /// Model folder, `.safetensors` file or index, or a video written by `qvgen sample`
+    /// Model folder, `.safetensors` file or index, `.gguf` file, or a video written by `qvgen sample`
     path: PathBuf,
     /// List every tensor and every linear layer
     #[arg(long)]
@@ -27,6 +27,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match inspection {
         Inspection::Video { settings } => print_value("", &settings),
         Inspection::Weights(weights) => {
+            if let Some(layout) = weights.layout {
+                output::line(&format!("{}: {layout}", args.path.display()));
+            }
             output::line(&weights.summary());
             print_tensors(&weights.tensors);
         }

@@ -1,7 +1,7 @@
 //! What a folder or file holds, without loading it.
 
 use super::PipelineError;
-use super::checkpoint::{ComponentKind, ModelFolder, Tensors};
+use super::checkpoint::{ComponentKind, Layout, ModelFolder, Tensors};
 use super::packed::Manifest;
 use super::video::{self, VideoFormat};
 use serde::Serialize;
@@ -57,6 +57,8 @@ pub struct WeightFacts {
     pub bytes: u64,
     /// Bytes by stored type.
     pub bytes_by_type: BTreeMap<String, u64>,
+    /// What they are by the names of their tensors, if those are known.
+    pub layout: Option<&'static str>,
     /// How it is quantized, if it is.
     pub quantization: Option<Manifest>,
     /// Each tensor, on request.
@@ -105,6 +107,7 @@ impl WeightFacts {
             bytes: 0,
             bytes_by_type: BTreeMap::new(),
             tensors: Vec::new(),
+            layout: Layout::of(tensors).map(Layout::description),
             quantization,
         };
         for name in tensors.names() {
@@ -140,7 +143,7 @@ impl WeightFacts {
 /// If there is nothing, or nothing this program knows.
 pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection, PipelineError> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    if matches!(extension, "safetensors" | "json") {
+    if matches!(extension, "safetensors" | "json" | "gguf") {
         let tensors = Tensors::open(path)?;
         return Ok(Inspection::Weights(WeightFacts::of(&tensors, list_tensors)?));
     }
@@ -150,8 +153,8 @@ pub fn inspect(path: &Path, list_tensors: bool) -> Result<Inspection, PipelineEr
             .map(|settings| Inspection::Video { settings })
             .ok_or_else(|| {
                 PipelineError::Setting(format!(
-                    "neither a model folder (with model_index.json), nor a .safetensors file, nor a \
-                     video written by `qvgen sample`: {}",
+                    "neither a model folder (with model_index.json), nor a .safetensors or .gguf \
+                     file, nor a video written by `qvgen sample`: {}",
                     path.display()
                 ))
             });

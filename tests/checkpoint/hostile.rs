@@ -74,7 +74,7 @@ fn bad_files() -> Vec<(Vec<u8>, &'static str)> {
         (announcing(1 << 63), "announces a header of"),
         (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "git lfs pull"),
         (b"<!DOCTYPE html><html>not found</html>".to_vec(), "announces a header of"),
-        (b"PK\x03\x04\x00\x00\x08\x08 pickled weights".to_vec(), "announces a header of"),
+        (b"PK\x03\x04\x00\x00\x08\x08 pickled weights".to_vec(), "a pickled PyTorch file"),
         (latin1, "invalid utf-8"),
         (file_of(&format!("{}{}", "[".repeat(500), "]".repeat(500)), &[]), "expected an object"),
         (file_of(&format!("{{\"x\":{}", "[".repeat(100_000)), &[]), "tensor \"x\""),

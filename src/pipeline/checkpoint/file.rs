@@ -13,6 +13,9 @@ use std::sync::{Mutex, PoisonError};
 /// Most bytes converted at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
 
+/// What files of `torch.save` start with: an archive, or before version 1.6 a bare pickle.
+const PICKLES: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02\x8a\x0a"];
+
 /// Bytes before the header: its length.
 const PREFIX_BYTES: u64 = 8;
 
@@ -37,6 +40,14 @@ impl TensorFile {
         file.read_exact(&mut prefix).map_err(CheckpointError::io("read", path))?;
         if &prefix == b"version " {
             return Err(CheckpointError::LfsPointer { path: path.to_owned() });
+        }
+        if PICKLES.iter().any(|start| prefix.starts_with(start)) {
+            return Err(CheckpointError::Unsupported {
+                found: "a pickled PyTorch file, which can run code when it is read,".to_owned(),
+                supported: "safetensors and GGUF: convert it, or fetch it in one of these"
+                    .to_owned(),
+                path: path.to_owned(),
+            });
         }
         if prefix.starts_with(&gguf::MAGIC) {
             let (header, data_start) = gguf::read_header(&mut file, len, path)?;
