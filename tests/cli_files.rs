@@ -135,12 +135,31 @@ fn a_folder_quantized_with_other_files_samples_what_they_give_directly() {
         let copied = packed.join("text_encoder/model.gguf").exists();
         assert_eq!(copied, form.is_empty());
         assert!(!packed.join("text_encoder/model.safetensors").exists());
+        let marker = fs::read_to_string(packed.join("qvgen.json")).expect("the marker");
+        assert!(marker.contains("style.safetensors=1"), "{marker}");
         assert_eq!(sample(&packed, &[], &[], &at("packed.y4m")), direct, "{form:?}");
     }
     let packed = at("packed0");
     let words = ["sample", packed.to_str().expect("UTF-8"), "--prompt", "rain", "--device", "cpu"];
     let again = run(&words, &[("--lora", &lora), ("--out", &at("again.y4m"))]);
     assert_refused(&again, &["--lora: the transformer is already quantized to w4a4"]);
+}
+
+#[test]
+fn inspect_says_what_a_file_is() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let (lora, gguf) = (place.path().join("style.safetensors"), place.path().join("umt5.gguf"));
+    write_lora(&lora);
+    write_text_encoder(&gguf);
+    for (file, words) in [
+        (&lora, &["a LoRA", "4 tensors: F32"][..]),
+        (&gguf, &["a T5 text encoder in the layout of llama.cpp", "F16"]),
+    ] {
+        let output = run(&["inspect"], &[("--layers", file)]);
+        assert_done(&output);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
 }
 
 #[test]

@@ -119,6 +119,12 @@ fn write_index(
     marker.insert("version", json!(VERSION));
     marker.insert("source", json!(source.file_name().map(|name| name.to_string_lossy())));
     marker.insert("components", Value::Object(references));
+    let transformer = model.folder.component(ComponentKind::Transformer)?;
+    if !transformer.loras.is_empty() {
+        let loras: Vec<String> =
+            transformer.loras.iter().map(|lora| lora.file().to_string()).collect();
+        marker.insert("loras", json!(loras));
+    }
     if !weights.is_empty() {
         marker.insert("weights", Value::Object(weights));
     }
