@@ -54,8 +54,8 @@ fn assert_refused(output: &Output, words: &[&str]) {
 #[test]
 fn every_command_explains_itself() {
     for command in [
-        "sample", "quantize", "pretrain", "train", "cache", "eval", "bench", "inspect", "devices",
-        "setup",
+        "sample", "quantize", "import", "pretrain", "train", "cache", "eval", "bench", "inspect",
+        "devices", "setup",
     ] {
         let output = run(&[command, "--help"]);
         assert!(output.status.success());

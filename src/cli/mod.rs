@@ -8,6 +8,7 @@ mod bench;
 mod cache;
 mod devices;
 mod eval;
+mod import;
 mod inspect;
 mod model_arguments;
 mod output;
@@ -46,6 +47,8 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Turn a full-precision model folder into a packed one
     Quantize(Box<quantize::Args>),
+    /// Turn a checkpoint of the released QVGen code into a packed model folder
+    Import(Box<import::Args>),
     /// Train a small text-to-video model from nothing
     Pretrain(pretrain::Args),
     /// Measure how well a model does what its captions say, and how far it agrees with another
@@ -86,6 +89,7 @@ fn run(cli: Cli, cancel: &Cancel) -> anyhow::Result<()> {
     match cli.command {
         Command::Sample(args) => sample::run(*args, quiet, cancel),
         Command::Quantize(args) => quantize::run(*args, quiet, cancel),
+        Command::Import(args) => import::run(&args, quiet, cancel),
         Command::Pretrain(args) => pretrain::run(&args, quiet, cancel),
         Command::Eval(args) => eval::run(*args, quiet, cancel),
         Command::Train(args) => train::run(*args, quiet, cancel),

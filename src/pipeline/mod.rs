@@ -9,6 +9,7 @@
 //! | frames to a file | [`video`], [`atomic`] |
 //! | what layers read, for methods that look at it | [`calibrate`] |
 //! | full precision to packed codes | [`packed`], [`quantize`] |
+//! | a checkpoint of the released QVGen code to packed codes | [`import`] |
 //! | what stands beside a rewritten component | [`companions`] |
 
 pub mod atomic;
@@ -23,6 +24,7 @@ mod error;
 pub mod family;
 mod ftfy;
 pub mod guidance;
+pub mod import;
 pub mod inspect;
 pub mod memory;
 pub mod model;

@@ -117,16 +117,27 @@ impl VideoModel {
     /// Names the file and tensor that is missing or has another shape.
     pub fn check_files(&self) -> Result<(), PipelineError> {
         self.tokenizer()?;
-        let components = [
-            (ComponentKind::TextEncoder, self.text_encoder.parameter_shapes()),
-            (ComponentKind::Transformer, self.transformer.parameter_shapes()),
-            (ComponentKind::Vae, self.vae.decoder_parameter_shapes()),
-        ];
-        for (kind, shapes) in components {
-            let weights = self.weights(kind, None, usize::MAX)?;
-            for (name, shape) in shapes {
-                weights.check(&name, &shape)?;
-            }
+        for kind in [ComponentKind::TextEncoder, ComponentKind::Transformer, ComponentKind::Vae] {
+            self.check_component(kind)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the weights of one component, if it has any.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check_files`].
+    pub fn check_component(&self, kind: ComponentKind) -> Result<(), PipelineError> {
+        let shapes = match kind {
+            ComponentKind::TextEncoder => self.text_encoder.parameter_shapes(),
+            ComponentKind::Transformer => self.transformer.parameter_shapes(),
+            ComponentKind::Vae => self.vae.decoder_parameter_shapes(),
+            ComponentKind::Tokenizer | ComponentKind::Scheduler => return Ok(()),
+        };
+        let weights = self.weights(kind, None, usize::MAX)?;
+        for (name, shape) in shapes {
+            weights.check(&name, &shape)?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod gguf_file;
 mod folders;
 mod gguf;
 mod hostile;
+mod import;
 mod layouts;
 mod lora;
 mod output;

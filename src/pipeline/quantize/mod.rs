@@ -12,6 +12,7 @@ mod post_training;
 mod report;
 mod spool;
 
+pub(super) use packing::relative_error;
 pub use post_training::{ChoiceReport, PostTraining};
 pub use report::{LayerReport, LeftAlone, QuantizeReport, REPORT_FILE};
 
