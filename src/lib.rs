@@ -1,10 +1,12 @@
 //! Low-bit video diffusion on any GPU.
 //!
 //! Video diffusion transformers need far more memory and time than most people have. This crate
-//! runs Wan 2.1 text-to-video with weights *and* activations of 2 to 8 bits, packed exactly, and
-//! multiplied as integers by hand-written WGSL compute shaders, on whatever Vulkan, Metal, DX12 or
-//! GL device there is, under Burn's wgpu backend. It also trains models to such widths, by QVGen
-//! and the methods it is compared with ([`method::qvgen`], [`train`]).
+//! runs Wan 2.1 and CogVideoX text-to-video with weights *and* activations of 2 to 8 bits, packed
+//! exactly, and multiplied as integers by hand-written WGSL compute shaders, on whatever Vulkan,
+//! Metal, DX12 or GL device there is, under Burn's wgpu backend. It quantizes models after training
+//! ([`method::ptq`]), reads checkpoints that others quantized ([`pipeline::import`]), and trains
+//! models to such widths, by QVGen and the methods it is compared with ([`method::qvgen`],
+//! [`train`]).
 //!
 //! # The map
 //!
