@@ -51,11 +51,12 @@ fn sampling() -> SampleSettings {
     }
 }
 
-/// The size that this model's autoencoder and patches allow.
+/// The size that this model's autoencoder, patches and positions allow.
 fn fitted(model: &VideoModel) -> SampleSettings {
-    let settings = sampling();
-    settings.check(model).expect("settings that fit every fixture");
-    settings
+    let small = sampling();
+    let sizes = [small.clone(), SampleSettings { frames: 9, width: 48, ..small }];
+    let fits = |settings: &SampleSettings| settings.check(model).is_ok();
+    sizes.into_iter().find(fits).expect("settings that fit every fixture")
 }
 
 fn job(model: &VideoModel, prompts: &[&str], cache: Option<&Path>) -> CalibrationJob {
@@ -243,6 +244,39 @@ fn a_model_quantized_by_every_method_samples_through_packed_kernels() {
                 assert!(latent.iter().all(|value| value.is_finite()), "{method} on {name}");
             }
         }
+    }
+}
+
+#[test]
+fn timestep_projections_of_every_family_are_temporal_features() {
+    let device = cpu();
+    for path in fixture_folders("cogvideox_").into_iter().chain(fixture_folders("wan_")) {
+        let model = VideoModel::open(&path).expect("a model");
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("packed");
+        let post_training = post_training(Method::Qvd, Some(job(&model, &["rain"], None)));
+        let report = quantized(&model, &out, "w8a4", post_training, &device)
+            .unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+        let scope = Scope::recommended("full".parse().expect("a precision"), &[]);
+        let mut scope = scope.including(model.transformer.timestep_projections());
+        scope.rules.iter_mut().for_each(|rule| rule.precision = "w8a4".parse().expect("one"));
+        let mut found = 0;
+        for layer in &report.layers {
+            let name = layer.name.strip_prefix("transformer.").expect("a layer's name");
+            if scope.of(name).weights.is_some() {
+                let temporal =
+                    layer.measures.as_ref().and_then(|measures| measures.temporal.as_ref());
+                let temporal = temporal.unwrap_or_else(|| panic!("{name} is no temporal feature"));
+                assert!(
+                    temporal.td_score_recon >= temporal.td_score_recon_uniform - 1e-3,
+                    "{name}"
+                );
+                found += 1;
+            }
+        }
+        assert!(found > 0, "{}", path.display());
+        let latent = sample(&out, &device);
+        assert!(latent.iter().all(|value| value.is_finite()), "{}", path.display());
     }
 }
 
