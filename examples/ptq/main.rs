@@ -17,6 +17,7 @@ mod table;
 use anyhow::{Context, bail};
 use models::{Plan, Study};
 use qvgen::kernels::device::{self, Selection};
+use qvgen::method::ptq::{ActivationMode, Method, ParseMethodError};
 use qvgen::pipeline::embedded::{EmbeddedModel, EmbeddedName};
 use qvgen::pipeline::model::VideoModel;
 use std::path::PathBuf;
@@ -60,6 +61,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Names of methods; none for an empty text.
+fn methods(text: &str) -> anyhow::Result<Vec<Method>> {
+    let names = text.split(',').filter(|name| !name.is_empty());
+    Ok(names.map(str::parse).collect::<Result<_, ParseMethodError>>()?)
+}
+
 impl Arguments {
     fn parse() -> anyhow::Result<Self> {
         let mut arguments = Self {
@@ -93,12 +100,13 @@ impl Arguments {
                     arguments.layers.bits = words();
                 }
                 "--methods" => {
-                    let methods: Vec<_> = words()
-                        .iter()
-                        .map(|name| name.parse())
-                        .collect::<Result<_, qvgen::method::ptq::ParseMethodError>>()?;
+                    let methods = methods(&value)?;
                     arguments.plan.methods.clone_from(&methods);
                     arguments.layers.methods = methods;
+                }
+                "--static" => {
+                    let fixed = methods(&value)?.into_iter();
+                    arguments.plan.fixed = fixed.map(|m| (m, ActivationMode::Static)).collect();
                 }
                 _ => bail!("{flag} is no argument of this example"),
             }

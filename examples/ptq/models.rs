@@ -43,11 +43,14 @@ pub(super) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let methods = [Method::MinMax, Method::SmoothQuant, Method::SmoothQuantShift, Method::Qvd];
-        let modes = [ActivationMode::Static, ActivationMode::PerFrame];
         Self {
             bits: ["w8a8", "w6a6", "w4a8", "w4a6", "w4a4", "w3a16"].map(str::to_owned).to_vec(),
             methods: Method::ALL.to_vec(),
-            fixed: methods.iter().flat_map(|&m| modes.map(|mode| (m, mode))).collect(),
+            fixed: methods
+                .map(|method| (method, ActivationMode::Static))
+                .into_iter()
+                .chain([(Method::Qvd, ActivationMode::PerFrame)])
+                .collect(),
             seeds: 3,
             clips: 24,
             steps: 12,
