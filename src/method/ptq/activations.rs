@@ -3,14 +3,15 @@
 use super::Place;
 use super::observed::{range_bounds, timestep_range};
 use crate::quant::{
-    ActivationQuantizer, Bits, ByStep, Grid, MSE_CANDIDATES, MSE_POWER, PerFrame, Scheme, StepRule,
-    TokenRange, TokenSpec, mse_shrink,
+    ActivationQuantizer, Bits, ByStep, Grid, MSE_CANDIDATES, PerFrame, Scheme, StepRule,
+    TokenRange, TokenSpec, mse_error, mse_shrink,
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// Values that decide a range, about.
-const RANGE_VALUES: usize = 8192;
+/// Values of a tensor that decide its range: that many of the largest magnitudes, which are what a
+/// smaller range cuts off, and about as many of the others.
+const RANGE_VALUES: usize = 4096;
 
 /// Where ranges of activations come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,23 +60,15 @@ impl ActivationGoal {
     }
 
     /// The range that loses least of `values`: the extremes shrunk by 1.00, 0.99, …, 0.21, by the
-    /// error to the power 2.4, as for weights; of many values, by that of some.
+    /// error to the power 2.4, as for weights.
     fn best_range(self, values: &[f32]) -> [f32; 2] {
         let (min, max) = crate::quant::range(values);
-        // An odd stride meets all channels in turn.
-        let stride = (values.len() / RANGE_VALUES) | 1;
-        let values: Vec<f32> = values.iter().step_by(stride).copied().collect();
-        let grid = |i| {
-            let shrink = mse_shrink(i);
-            Grid::from_range(self.scheme, self.bits, shrink * min, shrink * max)
-        };
+        let (tail, body, weight) = thinned(values);
         let error = |i: u32| {
-            let grid = grid(i);
-            let power = |value: f32| {
-                let rounded = grid.value(grid.code(self.scheme, self.bits, value));
-                f64::from((rounded - value).abs().powf(MSE_POWER))
-            };
-            values.iter().map(|&value| power(value)).sum::<f64>()
+            let shrink = mse_shrink(i);
+            let grid = Grid::from_range(self.scheme, self.bits, shrink * min, shrink * max);
+            let sum = |values: &[f32]| f64::from(mse_error(grid, self.scheme, self.bits, values));
+            sum(&tail) + weight * sum(&body)
         };
         let errors: Vec<f64> = (0..MSE_CANDIDATES).into_par_iter().map(error).collect();
         let best = (0..MSE_CANDIDATES)
@@ -127,6 +120,21 @@ impl ActivationGoal {
             ActivationMode::Static | ActivationMode::PerFrame => self.static_spec(x).into(),
         }
     }
+}
+
+/// The values of the largest magnitudes, some of the others, and how many each of these stands for.
+fn thinned(values: &[f32]) -> (Vec<f32>, Vec<f32>, f64) {
+    if values.len() <= 2 * RANGE_VALUES {
+        return (values.to_vec(), Vec::new(), 0.0);
+    }
+    let mut values = values.to_vec();
+    let first = values.len() - RANGE_VALUES;
+    values.select_nth_unstable_by(first, |a, b| a.abs().total_cmp(&b.abs()));
+    let tail = values.split_off(first);
+    let stride = values.len().div_ceil(RANGE_VALUES);
+    let body: Vec<f32> = values.iter().step_by(stride).copied().collect();
+    let weight = values.len() as f64 / body.len() as f64;
+    (tail, body, weight)
 }
 
 /// The transformed tokens `x` `[places, in_features]` after `quantizer`, in floats.
@@ -215,7 +223,7 @@ pub(super) fn coverage(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::quantize_tokens;
+    use crate::quant::{Calibration, calibrate, quantize_tokens};
 
     fn goal(mode: ActivationMode) -> ActivationGoal {
         ActivationGoal { bits: Bits::B4, scheme: Scheme::Asymmetric, mode }
@@ -255,6 +263,23 @@ mod tests {
         assert_eq!(error(ActivationMode::PerFrame, false), one, "no frames, one range");
         assert!(error(ActivationMode::PerRange, true) <= 1.05 * one);
         assert!(error(ActivationMode::Dynamic, true) < error(ActivationMode::PerFrame, true));
+    }
+
+    #[test]
+    fn a_range_of_many_values_is_near_that_of_all_of_them() {
+        // Far values are rare: one in a thousand.
+        let value = |i: usize| {
+            let wave = (i as f32 * 12.9898).sin();
+            if i % 1000 == 7 { 9.0 * wave } else { wave.powi(3) }
+        };
+        let values: Vec<f32> = (0..60_000).map(value).collect();
+        for bits in [Bits::B4, Bits::B8] {
+            let goal = ActivationGoal { bits, ..goal(ActivationMode::Static) };
+            let [min, max] = goal.best_range(&values);
+            let grid = calibrate(Calibration::Mse, goal.scheme, bits, &values);
+            let of_all = grid.scale * bits.max_code() as f32;
+            assert!(((max - min) / of_all - 1.0).abs() < 0.1, "{bits}: {min}..{max}, {of_all}");
+        }
     }
 
     #[test]
