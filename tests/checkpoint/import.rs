@@ -241,6 +241,9 @@ fn velocities(folder: &Path, device: &Device, input: &Input, timesteps: &[f32]) 
     velocities
 }
 
+/// Which group of clips a call at a timestep has; `None` for the mean of all.
+type GroupOf = dyn Fn(usize, f32) -> Option<usize>;
+
 #[test]
 fn the_whole_transformer_computes_what_the_released_formulas_do_with_every_clip_mode() {
     let place = temporary();
@@ -251,7 +254,7 @@ fn the_whole_transformer_computes_what_the_released_formulas_do_with_every_clip_
     let input = Input::read(&Reference::open(&wan()));
     let plain = plain(&official);
     let timesteps = [999.0, 731.0, 42.0];
-    let modes: [(ClipGroups, &dyn Fn(usize, f32) -> Option<usize>); 4] = [
+    let modes: [(ClipGroups, &GroupOf); 4] = [
         (ClipGroups::Mean, &|_, _| None),
         (ClipGroups::Countdown, &|call, _| Some(at_most(GROUPS - 1, call))),
         (ClipGroups::PerStep, &|_, timestep| Some(timestep as usize % GROUPS)),
