@@ -201,7 +201,7 @@ fn unusable_outputs_are_refused_before_the_work() {
     let name = |name: &str| place.path().join(name);
     assert_refused(&small(&name("clip.webm"), &[]), &["clip.webm", ".mp4"]);
     assert_refused(&small(&name("clip.gif"), &["--fps", "60"]), &["50", "GIF"]);
-    let size = &["--size", "8704x16"];
+    let size = &["--size", "8192x1168"];
     assert_refused(&small(&name("clip.mp4"), size), &["clip.mp4"]);
     assert_refused(&small(&name("no/such/folder/clip.mp4"), &[]), &["no/such/folder"]);
     assert_eq!(std::fs::read_dir(place.path()).expect("the folder").count(), 0);
