@@ -37,7 +37,7 @@ pub(super) struct HostPacked {
 pub(super) struct HostPath {
     transform: Arc<InputTransform>,
     /// `[rank, in_features]`, and `[out_features, rank]` by part.
-    low_rank: Option<(TensorData, Vec<TensorData>)>,
+    low_rank: Option<[HostFull; 2]>,
     activations: Option<Arc<ActivationQuantizer>>,
 }
 
@@ -132,11 +132,8 @@ impl HostFull {
 impl HostPath {
     fn download(path: &TokenPath) -> Result<Self, String> {
         let low_rank = match &path.low_rank {
-            Some(LowRank { down, up }) => {
-                // As it was uploaded, see `HostFull::download`.
-                let down = float_data(down.clone().transpose())?;
-                let up = up.iter().map(|part| float_data(part.clone()));
-                Some((down, up.collect::<Result<_, _>>()?))
+            Some(LowRank { down, up, .. }) => {
+                Some([HostFull::download(down)?, HostFull::download(up)?])
             }
             None => None,
         };
@@ -148,11 +145,10 @@ impl HostPath {
     }
 
     fn upload(&self, device: &Device) -> TokenPath {
-        let tensor = |data: &TensorData| Tensor::<2>::from_data(data.clone(), device);
-        let low_rank = self.low_rank.as_ref().map(|(down, up)| LowRank {
-            down: tensor(down).transpose(),
-            up: up.iter().map(tensor).collect(),
-        });
+        let upload = |[down, up]: &[HostFull; 2]| {
+            LowRank::from_factors(down.upload(device), up.upload(device), device)
+        };
+        let low_rank = self.low_rank.as_ref().map(upload);
         // `Weights` sets the clock, as it did before.
         TokenPath::new(self.transform.clone(), low_rank, self.activations.clone(), device)
     }
@@ -160,8 +156,7 @@ impl HostPath {
     fn bytes(&self) -> usize {
         let rows = [&self.transform.shift, &self.transform.scale];
         let rows: usize = rows.iter().filter_map(|row| row.as_ref()).map(|row| 4 * row.len()).sum();
-        let branch = self.low_rank.iter().flat_map(|(down, up)| up.iter().chain([down]));
-        rows + branch.map(|data| data.bytes().len()).sum::<usize>()
+        rows + self.low_rank.iter().flatten().map(HostFull::bytes).sum::<usize>()
     }
 }
 

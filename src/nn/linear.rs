@@ -274,8 +274,8 @@ impl PackedLinear {
             let columns = start..start + w.rows();
             start = columns.end;
             let residual = residual.map(|residual| residual_columns(residual, columns));
-            let branch = small.and_then(|small| self.path.branch(small, part));
-            let epilogue = Epilogue { bias: bias.clone(), branch, residual };
+            let epilogue = Epilogue { bias: bias.clone(), branch: None, residual };
+            let epilogue = self.path.epilogue(small, part, epilogue);
             match x {
                 Operand::Codes(x) => qmatmul(x, w, epilogue),
                 Operand::Values(x, true) => qmatvec(x.clone(), w, epilogue),
@@ -307,12 +307,10 @@ impl FakeQuantLinear {
 
     fn forward(&self, x: &LinearInput, residual: Option<&Residual>) -> Tensor<2> {
         let rounded = self.path.rounded(x);
-        let (Some(LowRank { up, .. }), Some(small)) = (&self.path.low_rank, self.path.small(x))
-        else {
+        let (Some(low_rank), Some(small)) = (&self.path.low_rank, self.path.small(x)) else {
             return self.full.forward(rounded, residual);
         };
-        let branch = join(up.iter().map(|up| small.clone().matmul(up.clone().transpose())));
-        let y = self.full.forward(rounded, None) + branch;
+        let y = self.full.forward(rounded, None) + low_rank.product(small);
         match residual {
             Some(residual) => residual.clone().add_to(y),
             None => y,

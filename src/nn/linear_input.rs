@@ -164,6 +164,9 @@ impl LinearInput {
     }
 
     fn quantize_runs(&self, transform: Option<&Transform>, runs: &CodeRuns) -> PackedTensor {
+        if let Some(transform) = transform.filter(|transform| !transform.is_fused) {
+            return Self::new(self.transformed(transform)).quantize_runs(None, runs);
+        }
         if let [(_, spec)] = runs[..] {
             return self.quantize(self.x.clone(), transform, spec);
         }

@@ -9,6 +9,7 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod full_linear;
+mod fusion;
 mod group_norm;
 mod head_norm;
 mod host_linear;

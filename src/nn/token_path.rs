@@ -3,10 +3,12 @@
 
 use super::linear_input::{CodeRuns, LinearInput};
 use super::transform::Transform;
-use super::{RunClock, linear_input::Operand};
-use crate::kernels::{Branch, LogTable, dequantize_weight, log_quantize};
+use super::{FullLinear, RunClock, fusion, linear_input::Operand};
+use crate::kernels::{
+    Branch, Epilogue, LogTable, Residual, dequantize_weight, log_quantize, matmul,
+};
 use crate::quant::{ActivationQuantizer, InputTransform, LowRankBranch, TokenSpec};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
 /// See the module.
@@ -26,10 +28,12 @@ pub(super) struct TokenPath {
 /// it, so that transformed tokens need not be stored for it.
 #[derive(Clone, Debug)]
 pub(super) struct LowRank {
-    /// `[in_features, rank]`, the rank filled up to a multiple of four.
-    pub(super) down: Tensor<2>,
-    /// `[out_features of the part, rank]`, for each part of the weight.
-    pub(super) up: Vec<Tensor<2>>,
+    /// `[rank, in_features]`, the rank filled up to a multiple of four.
+    pub(super) down: FullLinear,
+    /// `[out_features, rank]`, in the parts of the weight.
+    pub(super) up: FullLinear,
+    /// Whether its second product is part of the packed one.
+    is_fused: bool,
 }
 
 impl LowRank {
@@ -39,24 +43,47 @@ impl LowRank {
         let (padded, k) = (rank.next_multiple_of(4), down.len() / rank);
         let mut rows = down.clone();
         rows.resize(padded * k, 0.0);
-        let down = Tensor::from_data(TensorData::new(rows, [padded, k]), device);
-        let part = |rows: &[f32]| {
-            let mut part = vec![0.0; rows.len() / rank * padded];
-            for (part, row) in part.chunks_exact_mut(padded).zip(rows.chunks_exact(*rank)) {
-                part[..*rank].copy_from_slice(row);
-            }
-            Tensor::from_data(TensorData::new(part, [rows.len() / rank, padded]), device)
-        };
-        Self { down: down.transpose(), up: up.chunks(part_rows * rank).map(part).collect() }
+        let mut columns = vec![0.0; up.len() / rank * padded];
+        for (padded, row) in columns.chunks_exact_mut(padded).zip(up.chunks_exact(*rank)) {
+            padded[..*rank].copy_from_slice(row);
+        }
+        let whole = |values: &[f32], k| FullLinear::new(values, None, k, values.len(), device);
+        let up = FullLinear::new(&columns, None, padded, part_rows * padded, device);
+        Self::from_factors(whole(&rows, k), up, device)
+    }
+
+    /// The branch of these factors on `device`.
+    pub(super) fn from_factors(down: FullLinear, up: FullLinear, device: &Device) -> Self {
+        Self { down, up, is_fused: fusion::pays_on(device) }
     }
 
     /// The tokens times the first factor, `[tokens, rank]`.
     pub(super) fn small(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.down.clone())
+        self.down.forward(x, None)
+    }
+
+    /// `small` times the second factor, `[tokens, out_features]`.
+    pub(super) fn product(&self, small: Tensor<2>) -> Tensor<2> {
+        self.up.forward(small, None)
+    }
+
+    /// What follows the product of part `part` of the weight: the branch of `small` tokens, too.
+    fn epilogue(&self, small: &Tensor<2>, part: usize, epilogue: Epilogue) -> Epilogue {
+        let (up, zeros) = self.up.parts[part].clone();
+        let Epilogue { bias, residual, .. } = epilogue;
+        if self.is_fused {
+            let branch = Some(Branch { small: small.clone(), up });
+            return Epilogue { bias, branch, residual };
+        }
+        // The branch takes the place of the residual, which is added to it first.
+        let gate = residual.as_ref().and_then(|residual| residual.gate.clone());
+        let branch = Epilogue { bias: zeros, branch: None, residual };
+        let value = matmul(small.clone(), up, branch);
+        Epilogue { bias, branch: None, residual: Some(Residual { value, gate }) }
     }
 
     fn bytes(&self) -> usize {
-        self.up.iter().chain([&self.down]).map(|part| 4 * part.shape().num_elements()).sum()
+        self.down.bytes() + self.up.bytes()
     }
 }
 
@@ -106,10 +133,17 @@ impl TokenPath {
         self.low_rank.as_ref().map(|low_rank| low_rank.small(x.values()))
     }
 
-    /// The branch beside part `part` of the weight, of `small` tokens.
-    pub(super) fn branch(&self, small: &Tensor<2>, part: usize) -> Option<Branch> {
-        let up = &self.low_rank.as_ref()?.up;
-        Some(Branch { small: small.clone(), up: up[part].clone() })
+    /// What follows the product of part `part` of the weight and `small` tokens.
+    pub(super) fn epilogue(
+        &self,
+        small: Option<&Tensor<2>>,
+        part: usize,
+        epilogue: Epilogue,
+    ) -> Epilogue {
+        match (&self.low_rank, small) {
+            (Some(low_rank), Some(small)) => low_rank.epilogue(small, part, epilogue),
+            _ => epilogue,
+        }
     }
 
     fn values(&self, x: &LinearInput) -> Tensor<2> {

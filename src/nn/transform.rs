@@ -1,5 +1,6 @@
 //! Transforms of tokens on a device.
 
+use super::fusion;
 use super::norm::Modulation;
 use crate::kernels::{TokenTransform, hadamard};
 use crate::quant::InputTransform;
@@ -13,6 +14,8 @@ pub(super) struct Transform {
     pub(super) host: Arc<InputTransform>,
     /// What kernels take.
     pub(super) tensors: TokenTransform,
+    /// Whether quantizing can do it on the way.
+    pub(super) is_fused: bool,
 }
 
 impl Transform {
@@ -35,7 +38,8 @@ impl Transform {
             affine: affine.map(|rows| rows.map(row)),
             hadamard: transform.hadamard,
         };
-        Some(Self { host: transform, tensors })
+        let is_fused = tensors.hadamard.is_none() || fusion::pays_on(device);
+        Some(Self { host: transform, tensors, is_fused })
     }
 
     /// `H · ((x − shift) / scale)` of tokens `[tokens, in_features]`.
