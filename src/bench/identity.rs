@@ -14,6 +14,8 @@ pub enum Suite {
     Attention,
     /// Tokens to packed codes.
     Quantize,
+    /// Steps between products that are passes of their own.
+    Passes,
     /// Convolutions of the video decoder.
     Conv,
     /// Low-rank factors of a weight.
@@ -28,10 +30,11 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, cheap ones first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Matmul,
         Self::Attention,
         Self::Quantize,
+        Self::Passes,
         Self::Conv,
         Self::Svd,
         Self::Block,
@@ -45,6 +48,7 @@ impl Suite {
             Self::Matmul => "matmul",
             Self::Attention => "attention",
             Self::Quantize => "quantize",
+            Self::Passes => "passes",
             Self::Conv => "conv",
             Self::Svd => "svd",
             Self::Block => "block",
@@ -63,7 +67,8 @@ impl Suite {
         match self {
             Self::Matmul => "packed, weight-only and full-precision products, and Burn's own",
             Self::Attention => "attention of a model's heads by precision, and Burn's own",
-            Self::Quantize => "activations to packed codes, one grid per token",
+            Self::Quantize => "activations to packed codes, with the step before it in one pass",
+            Self::Passes => "norms, rotations and other steps that are passes of their own",
             Self::Conv => "3-D convolutions of the Wan video decoder",
             Self::Svd => "rank-32 factors of a weight, as training computes them",
             Self::Block => "one transformer block of true size, by precision",

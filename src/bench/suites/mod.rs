@@ -5,6 +5,7 @@ mod block;
 mod conv;
 mod group_norm;
 mod matmul;
+mod passes;
 mod quantize;
 mod step;
 mod svd;
@@ -97,6 +98,7 @@ pub fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
         Suite::Matmul => matmul::entries(selection, open),
         Suite::Attention => attention::entries(selection, open),
         Suite::Quantize => quantize::entries(selection),
+        Suite::Passes => passes::entries(selection),
         Suite::Conv => {
             let mut entries = conv::entries(selection, open);
             entries.extend(group_norm::entries(selection, open));
