@@ -83,11 +83,6 @@ pub(crate) fn dispatch<K: Kernel>(
     params: K::Params,
     grid: [u32; 3],
 ) {
-    assert!(
-        grid.iter().all(|&count| (1..=65_535).contains(&count)),
-        "{}: grid {grid:?} exceeds 65535 workgroups per dimension",
-        K::NAME
-    );
     let mut arguments = KernelArguments::new();
     for handle in reads {
         arguments = arguments.with_buffer_io(handle.binding(), BufferIOAttr::ReadOnly);
@@ -95,13 +90,33 @@ pub(crate) fn dispatch<K: Kernel>(
     for handle in writes {
         arguments = arguments.with_buffer_io(handle.binding(), BufferIOAttr::WriteOnly);
     }
-    let bytes = bytemuck::bytes_of(&params);
-    let mut words = vec![0_u64; bytes.len().div_ceil(16) * 2];
-    bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
-    arguments = arguments.with_info(MetadataBindingInfo::custom(words));
-    profile::timed(K::NAME, client, || {
+    enqueue(
+        client,
+        (K::NAME, Box::new(Source(kernel))),
+        arguments,
+        bytemuck::bytes_of(&params),
+        grid,
+    );
+}
+
+/// The part of [`dispatch`] that is the same for all kernels, compiled once.
+fn enqueue(
+    client: &Client,
+    (name, kernel): (&'static str, Box<dyn CubeKernel>),
+    arguments: KernelArguments,
+    params: &[u8],
+    grid: [u32; 3],
+) {
+    assert!(
+        grid.iter().all(|&count| (1..=65_535).contains(&count)),
+        "{name}: grid {grid:?} exceeds 65535 workgroups per dimension"
+    );
+    let mut words = vec![0_u64; params.len().div_ceil(16) * 2];
+    bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..params.len()].copy_from_slice(params);
+    let arguments = arguments.with_info(MetadataBindingInfo::custom(words));
+    profile::timed(name, client, || {
         let count = CubeCount::Static(grid[0], grid[1], grid[2]);
-        client.launch(Box::new(Source(kernel)), count, arguments);
+        client.launch(kernel, count, arguments);
     });
 }
 
