@@ -41,7 +41,9 @@ fn computing_every_block_twice_gives_the_same_gradients() {
                         assert!(norm(&other) < 1e-5 * largest, "{name}: {parameter}");
                         continue;
                     }
-                    assert_matches(&format!("{name}: {parameter}"), &other, &gradient, 1e-3);
+                    // A gradient that is small because larger ones cancel keeps their rounding.
+                    let tolerance = (1e-6 * largest / norm(&gradient)).max(1e-4);
+                    assert_matches(&format!("{name}: {parameter}"), &other, &gradient, tolerance);
                 }
             }
         }
