@@ -179,7 +179,7 @@ impl AttentionOp for CubeBackend {
         params: Params,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [q, k, v] = [q, k, v].map(contiguous_f32);
-        let form = Form::preferred(&q.device, kernel, Element::F32);
+        let form = Form::preferred(&q.device, kernel, params, Element::F32);
         form.run(kernel, [q, k, v], params)
     }
 }

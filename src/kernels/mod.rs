@@ -15,6 +15,7 @@ pub mod attention_backward;
 pub mod attention_int8;
 pub mod attention_matrix;
 pub mod attention_patches;
+pub mod attention_rows;
 pub mod ceiling_arithmetic;
 pub mod ceiling_copy;
 pub mod channel_norm;
@@ -166,6 +167,7 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<attention_int8::AttentionInt8>();
     visitor.visit::<attention_matrix::AttentionMatrix>();
     visitor.visit::<attention_patches::AttentionPatches>();
+    visitor.visit::<attention_rows::AttentionRows>();
     visitor.visit::<ceiling_arithmetic::CeilingArithmetic>();
     visitor.visit::<ceiling_copy::CeilingCopy>();
     visitor.visit::<channel_norm::ChannelNorm>();

@@ -10,6 +10,7 @@ mod attention_backward;
 mod attention_int8;
 mod attention_matrix;
 mod attention_patches;
+mod attention_rows;
 mod ceiling_arithmetic;
 mod ceiling_copy;
 mod channel_norm;

@@ -4,7 +4,7 @@ use super::{Selection, check_finite, has_f16, not_run, read};
 use crate::bench::random::{self, indices, sampled};
 use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::Element;
-use crate::kernels::attention::Form;
+use crate::kernels::attention::{Form, Params};
 use crate::kernels::attention_int8::AttentionInt8;
 use crate::kernels::device::OpenDevice;
 use crate::nn::{AttentionPrecision, KeysValues, MultiHeadAttention};
@@ -246,7 +246,10 @@ impl Job for Attend {
             Way::Own(AttentionPrecision::Int8) | Way::Burn(..) => None,
             Way::Own(precision) => {
                 let element = Element::of(precision.dtype());
-                Some(Form::preferred_name(&self.q.device(), self.shape.head_dim, element))
+                let Shape { queries, keys, heads, head_dim } = self.shape;
+                let [queries, keys, heads] = [queries, keys, heads].map(|size| size as u32);
+                let params = Params { queries, keys, heads, scale: 1.0 };
+                Some(Form::preferred_name(&self.q.device(), head_dim, params, element))
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::super::AdapterFacts;
 use super::super::attention_matrix::AttentionMatrix;
 use super::super::attention_patches::AttentionPatches;
+use super::super::attention_rows::AttentionRows;
 use super::super::cpu;
 use super::super::element::Element;
 use super::super::launch::{empty_like, flex_floats, flex_from_f32, launch, u32_from};
@@ -19,6 +20,8 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 pub enum Form {
     /// 4 × 4 patches: any head.
     Tile,
+    /// One query per invocation, for few tokens on adapters that are CPUs.
+    Rows,
     /// 8 × 8 patches in few invocations, for adapters that are CPUs.
     WidePatches,
     /// 8 × 4 patches, for GPUs.
@@ -29,7 +32,8 @@ pub enum Form {
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 4] = [Self::Tile, Self::WidePatches, Self::Patches, Self::Matrix];
+    pub const ALL: [Self; 5] =
+        [Self::Tile, Self::Rows, Self::WidePatches, Self::Patches, Self::Matrix];
 
     /// Whether it computes heads of `head_dim` channels stored as `element` on `device`; the CPU
     /// device computes every form by the twin.
@@ -43,6 +47,7 @@ impl Form {
     fn runs_on(self, device: &CubeDevice, head_dim: usize, element: Element) -> bool {
         match self {
             Self::Tile => head_dim <= super::MAX_HEAD_DIM && element == Element::F32,
+            Self::Rows => AttentionRows::takes(head_dim),
             Self::WidePatches | Self::Patches => AttentionPatches::takes(head_dim),
             Self::Matrix => AttentionMatrix::on_cube(device, head_dim, element).is_some(),
         }
@@ -50,7 +55,12 @@ impl Form {
 
     /// The fastest form that rounds no input, by what was measured of software adapters and by the
     /// reasons in `shaders/attention_patches.wgsl` for the others.
-    pub(super) fn preferred(device: &CubeDevice, kernel: Attention, element: Element) -> Self {
+    pub(super) fn preferred(
+        device: &CubeDevice,
+        kernel: Attention,
+        params: Params,
+        element: Element,
+    ) -> Self {
         let software = AdapterFacts::of_cube(device).is_software;
         let head_dim = kernel.head_dim as usize;
         if element == Element::F16 && !software && Self::Matrix.runs_on(device, head_dim, element) {
@@ -58,19 +68,26 @@ impl Form {
         }
         match (AttentionPatches::takes(head_dim), software) {
             (false, _) => Self::Tile,
+            (true, true) if AttentionRows::suits(kernel.head_dim, params) => Self::Rows,
             (true, true) => Self::WidePatches,
             (true, false) => Self::Patches,
         }
     }
 
-    /// Name of what [`attention_in`] without a form chooses for such heads on `device`.
-    pub fn preferred_name(device: &Device, head_dim: usize, element: Element) -> String {
+    /// Name of what [`attention_in`] without a form chooses for such a call on `device`.
+    pub fn preferred_name(
+        device: &Device,
+        head_dim: usize,
+        params: Params,
+        element: Element,
+    ) -> String {
         let DispatchDevice::Cube(device) = device.as_dispatch() else {
             return cpu::Form::best().name().to_owned();
         };
         let head_dim = u32_from(head_dim);
-        let name = match Self::preferred(device, Attention { head_dim }, element) {
+        let name = match Self::preferred(device, Attention { head_dim }, params, element) {
             Self::Tile => "tile",
+            Self::Rows => "rows",
             Self::WidePatches => "wide patches",
             Self::Patches => "patches",
             Self::Matrix => "matrix",
@@ -98,6 +115,10 @@ impl Form {
         let (reads, writes) = ([q, k, v], [&o, &lse]);
         match self {
             Self::Tile => launch(kernel, &reads, &writes, params, kernel.grid(params)),
+            Self::Rows => {
+                let kernel = AttentionRows { head_dim: kernel.head_dim, element };
+                launch(kernel, &reads, &writes, params, kernel.grid(params));
+            }
             Self::WidePatches => {
                 launch(patches(8), &reads, &writes, params, AttentionPatches::grid(params));
             }
@@ -140,7 +161,7 @@ impl AttentionInOp for CubeBackend {
         assert!(k.dtype == q.dtype && v.dtype == q.dtype, "attention: types of q, k and v differ");
         let inputs = [q, k, v].map(into_contiguous);
         let form = form.unwrap_or_else(|| {
-            Form::preferred(&inputs[0].device, kernel, Element::of(inputs[0].dtype))
+            Form::preferred(&inputs[0].device, kernel, params, Element::of(inputs[0].dtype))
         });
         form.run(kernel, inputs, params)
     }
