@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use cpu_time::ProcessTime;
 use qvgen::kernels::device::{Selection, open};
 use qvgen::kernels::{
-    Activation, Branch, Epilogue, LogTable, PackedTensor, TokenTransform, hadamard,
+    Activation, Branch, Epilogue, LogTable, PackedTensor, TokenTransform, hadamard, layer_norm,
     layer_norm_quantize, log_quantize, qmatmul, quantize_tokens, quantize_weight,
     transform_quantize,
 };
@@ -54,6 +54,10 @@ fn measure([m, n, k, rank]: [usize; 4], device: &Device) {
     report("shift, scale, Hadamard 128 and quantize, one dispatch", &mut || quantize(&all));
     report("Hadamard 128, then quantize", &mut || {
         drop(quantize_tokens(hadamard(x.clone(), &blocks), spec));
+    });
+    report("norm, then quantize", &mut || {
+        let normed = layer_norm(x.clone(), row.clone(), row.clone(), 1e-6);
+        drop(quantize_tokens(normed, spec));
     });
     for (what, block) in [("norm and quantize", None), ("norm, Hadamard 128, quantize", Some(128))]
     {

@@ -4,6 +4,7 @@
 //! or straight to the codes of packed activations without storing the floats. Layers that read the
 //! same input and agree on its transform and codes share them.
 
+use super::fusion;
 use super::norm::{LayerNorm, Modulation};
 use super::transform::Transform;
 use crate::kernels::{
@@ -166,6 +167,9 @@ impl LinearInput {
     fn quantize_runs(&self, transform: Option<&Transform>, runs: &CodeRuns) -> PackedTensor {
         if let Some(transform) = transform.filter(|transform| !transform.is_fused) {
             return Self::new(self.transformed(transform)).quantize_runs(None, runs);
+        }
+        if matches!(self.step, Step::Norm(_)) && !fusion::pays_on(&self.x.device()) {
+            return Self::new(self.values()).quantize_runs(transform, runs);
         }
         if let [(_, spec)] = runs[..] {
             return self.quantize(self.x.clone(), transform, spec);
