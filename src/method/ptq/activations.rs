@@ -84,26 +84,34 @@ impl ActivationGoal {
 
     /// The quantizer for inputs like the transformed tokens `x` `[places, in_features]`.
     ///
-    /// Ranges by frame need tokens that belong to frames: of others there is one range.
+    /// `extremes` are values that other tokens had: ranges that are fixed beforehand are chosen with
+    /// what they would cut off of these in mind. Of a frame or of a range of timesteps they are taken
+    /// to be as much smaller as its tokens in `x` are. Ranges by frame need tokens that belong to
+    /// frames: of others there is one range.
     pub fn quantizer(
         self,
-        x: &[f32],
+        (x, extremes): (&[f32], &[f32]),
         in_features: usize,
         places: &[Place],
         has_frames: bool,
     ) -> ActivationQuantizer {
+        let largest = absmax(x);
+        let with_extremes = |mut values: Vec<f32>| {
+            let share = if largest > 0.0 { absmax(&values) / largest } else { 1.0 };
+            values.extend(extremes.iter().map(|extreme| share * extreme));
+            values
+        };
         let those = |keep: &dyn Fn(&Place) -> bool| -> Vec<f32> {
             let rows = x.chunks_exact(in_features).zip(places);
-            rows.filter(|(_, place)| keep(place)).flat_map(|(row, _)| row).copied().collect()
+            let rows = rows.filter(|(_, place)| keep(place));
+            let values: Vec<f32> = rows.flat_map(|(row, _)| row).copied().collect();
+            with_extremes(if values.is_empty() { x.to_vec() } else { values })
         };
         match self.mode {
             ActivationMode::Dynamic => self.spec(TokenRange::FULL).into(),
             ActivationMode::PerFrame if has_frames => {
                 let frames = places.iter().map(|place| place.frame + 1).max().unwrap_or(1);
-                let range = |frame: u32| {
-                    let values = those(&|place| place.frame == frame);
-                    self.best_range(if values.is_empty() { x } else { &values })
-                };
+                let range = |frame: u32| self.best_range(&those(&|place| place.frame == frame));
                 let ranges = (0..frames).map(range).collect();
                 let (bits, scheme) = (self.bits, self.scheme);
                 ActivationQuantizer::PerFrame(PerFrame { bits, scheme, ranges })
@@ -111,15 +119,20 @@ impl ActivationGoal {
             ActivationMode::PerRange => {
                 let bounds = range_bounds();
                 let spec = |range: usize| {
-                    let values = those(&|place| timestep_range(place.timestep) == range);
-                    self.static_spec(if values.is_empty() { x } else { &values })
+                    self.static_spec(&those(&|place| timestep_range(place.timestep) == range))
                 };
                 let specs = (0..=bounds.len()).map(spec).collect();
                 ActivationQuantizer::ByStep(ByStep { rule: StepRule::TimestepRange(bounds), specs })
             }
-            ActivationMode::Static | ActivationMode::PerFrame => self.static_spec(x).into(),
+            ActivationMode::Static | ActivationMode::PerFrame => {
+                self.static_spec(&with_extremes(x.to_vec())).into()
+            }
         }
     }
+}
+
+fn absmax(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, value| most.max(value.abs()))
 }
 
 /// The values of the largest magnitudes, some of the others, and how many each of these stands for.
@@ -244,7 +257,7 @@ mod tests {
     fn rounding_is_that_of_the_token_quantizer() {
         let (x, places) = input();
         for mode in [ActivationMode::Dynamic, ActivationMode::Static] {
-            let quantizer = goal(mode).quantizer(&x, 8, &places, true);
+            let quantizer = goal(mode).quantizer((&x, &[]), 8, &places, true);
             let ActivationQuantizer::Uniform(spec) = quantizer else { panic!("{mode:?}") };
             let expected = quantize_tokens(&x, 8, spec).values();
             assert_eq!(rounded(&quantizer, &x, 8, &places), expected, "{mode:?}");
@@ -255,7 +268,7 @@ mod tests {
     fn ranges_by_frame_and_by_timestep_beat_one_range_where_they_differ() {
         let (x, places) = input();
         let error = |mode, has_frames| {
-            let quantizer = goal(mode).quantizer(&x, 8, &places, has_frames);
+            let quantizer = goal(mode).quantizer((&x, &[]), 8, &places, has_frames);
             squares(&rounded(&quantizer, &x, 8, &places), &x)
         };
         let one = error(ActivationMode::Static, true);
@@ -280,6 +293,28 @@ mod tests {
             let of_all = grid.scale * bits.max_code() as f32;
             assert!(((max - min) / of_all - 1.0).abs() < 0.1, "{bits}: {min}..{max}, {of_all}");
         }
+    }
+
+    #[test]
+    fn what_other_tokens_had_widens_fixed_ranges_of_many_levels() {
+        let (x, places) = input();
+        let extremes = [-14.0, 15.0];
+        for mode in [ActivationMode::Static, ActivationMode::PerFrame, ActivationMode::PerRange] {
+            let width = |extremes: &[f32], bits, frame| {
+                let goal = ActivationGoal { bits, ..goal(mode) };
+                let quantizer = goal.quantizer((&x, extremes), 8, &places, true);
+                let place = Place { frame, ..places[0] };
+                let (_, grid) = token_grid(&quantizer, &x[..8], &place);
+                grid.scale * bits.max_code() as f32
+            };
+            assert!(width(&[], Bits::B8, 1) < 22.0, "{mode:?}");
+            assert!(width(&extremes, Bits::B8, 1) > 27.0, "{mode:?}");
+        }
+        // The first frame is a tenth as large: its part of the extremes is, too.
+        let goal = ActivationGoal { bits: Bits::B8, ..goal(ActivationMode::PerFrame) };
+        let quantizer = goal.quantizer((&x, &extremes), 8, &places, true);
+        let ActivationQuantizer::PerFrame(frames) = quantizer else { panic!("ranges by frame") };
+        assert!(frames.ranges[0][1] < 2.0 && frames.ranges[1][1] > 13.0, "{:?}", frames.ranges);
     }
 
     #[test]

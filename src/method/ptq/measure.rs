@@ -152,7 +152,7 @@ fn temporal(
         TdScoreRecon::of(&x, &rounded(quantizer, &x, k, &places), k)
     };
     let uniform = ActivationGoal { mode: ActivationMode::Static, ..goal };
-    let uniform = score(&uniform.quantizer(&x, k, &places, false))?;
+    let uniform = score(&uniform.quantizer((&x, &[]), k, &places, false))?;
     let terms = score(layer.activations.as_ref()?)?;
     Some(TemporalReport {
         td_score_recon_uniform: uniform.score(),

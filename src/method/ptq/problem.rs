@@ -151,7 +151,19 @@ impl<'a> Problem<'a> {
         let goal = self.goal.activations?;
         let x = transformed(&self.solving.x, transform, self.in_features);
         let (k, places) = (self.in_features, &self.solving.places);
-        Some(goal.quantizer(&x, k, places, self.observed.has_frames))
+        let extremes = self.extremes(transform);
+        Some(goal.quantizer((&x, &extremes), k, places, self.observed.has_frames))
+    }
+
+    /// The transformed extremes of every channel over all tokens that were observed, of which
+    /// [`Self::samples`] are some; none where a rotation mixes channels.
+    fn extremes(&self, transform: &InputTransform) -> Vec<f32> {
+        match self.observed.overall() {
+            Some(all) if transform.hadamard.is_none() => {
+                transformed(&[all.min(), all.max()].concat(), transform, self.in_features)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Relative squared error of the output with `transform` and a weight rounded by `spec`, on the

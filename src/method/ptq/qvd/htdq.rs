@@ -64,7 +64,7 @@ pub(in super::super) fn candidates(
     let places = vec![Place::default(); features.len() / channels];
     let uniform = |name: &str, mode| {
         let goal = ActivationGoal { mode, ..goal };
-        (name.to_owned(), goal.quantizer(features, channels, &places, false))
+        (name.to_owned(), goal.quantizer((features, &[]), channels, &places, false))
     };
     let absmax = features.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let log = |steps_per_octave: u32| {
