@@ -26,6 +26,18 @@ pub(super) fn spread(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (values.len().max(2) - 1) as f64).sqrt())
 }
 
+/// Every run of a plan once, whatever its seed.
+fn kinds(plan: &Plan) -> Vec<(String, Kind)> {
+    let mut seen = Vec::new();
+    for run in plan.runs() {
+        let key = (run.bits, run.kind);
+        if !seen.contains(&key) {
+            seen.push(key);
+        }
+    }
+    seen
+}
+
 /// The table of all rows, by precision and method in the order of the plan.
 pub(super) fn of_models(rows: &[Row], plan: &Plan, device: &str) -> anyhow::Result<String> {
     let mut text = format!(
@@ -36,33 +48,54 @@ pub(super) fn of_models(rows: &[Row], plan: &Plan, device: &str) -> anyhow::Resu
     let names: Vec<&str> = COLUMNS.iter().map(|(name, ..)| *name).collect();
     writeln!(text, "| bits | method | {} |", names.join(" | "))?;
     writeln!(text, "|---|---|{}", "---|".repeat(COLUMNS.len()))?;
-    let mut seen: Vec<(String, Kind)> = Vec::new();
-    for run in plan.runs() {
-        let key = (run.bits, run.kind);
-        if !seen.contains(&key) {
-            line(&mut text, &key, rows)?;
-            seen.push(key);
+    for (bits, kind) in kinds(plan) {
+        let rows = of(rows, &bits, &kind);
+        if !rows.is_empty() {
+            let cells: Vec<String> = COLUMNS.iter().map(|column| cell(&rows, column)).collect();
+            writeln!(text, "| {bits} | {kind} | {} |", cells.join(" | "))?;
         }
     }
+    let (name, ..) = COLUMNS[0];
+    writeln!(text, "\n{name}, methods by precision:\n")?;
+    by_precision(&mut text, rows, plan)?;
     Ok(text)
 }
 
-fn line(text: &mut String, (bits, kind): &(String, Kind), rows: &[Row]) -> anyhow::Result<()> {
-    let rows: Vec<&Row> =
-        rows.iter().filter(|row| row.run.bits == *bits && row.run.kind == *kind).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    write!(text, "| {bits} | {kind} |")?;
-    for (_, value, decimals) in COLUMNS {
-        let values: Vec<f64> = rows.iter().map(|row| value(row)).collect();
-        let (mean, deviation) = spread(&values);
-        write!(text, " {mean:.decimals$}")?;
-        if values.len() > 1 && deviation > 0.0 {
-            write!(text, " ± {deviation:.decimals$}")?;
+/// The first column alone, one line for each method.
+fn by_precision(text: &mut String, rows: &[Row], plan: &Plan) -> anyhow::Result<()> {
+    writeln!(text, "| method | {} |", plan.bits.join(" | "))?;
+    writeln!(text, "|---|{}", "---|".repeat(plan.bits.len()))?;
+    let mut methods: Vec<Kind> = Vec::new();
+    for (_, kind) in kinds(plan) {
+        if kind != Kind::Full && !methods.contains(&kind) {
+            methods.push(kind);
         }
-        write!(text, " |")?;
     }
-    writeln!(text)?;
+    for kind in methods {
+        let cells: Vec<String> = plan
+            .bits
+            .iter()
+            .map(|bits| match of(rows, bits, &kind) {
+                rows if rows.is_empty() => "–".to_owned(),
+                rows => cell(&rows, &COLUMNS[0]),
+            })
+            .collect();
+        writeln!(text, "| {kind} | {} |", cells.join(" | "))?;
+    }
     Ok(())
+}
+
+fn of<'a>(rows: &'a [Row], bits: &str, kind: &Kind) -> Vec<&'a Row> {
+    rows.iter().filter(|row| row.run.bits == bits && row.run.kind == *kind).collect()
+}
+
+/// Mean and deviation of a column.
+fn cell(rows: &[&Row], (_, value, decimals): &Column) -> String {
+    let values: Vec<f64> = rows.iter().map(|row| value(row)).collect();
+    let (mean, deviation) = spread(&values);
+    if values.len() > 1 && deviation > 0.0 {
+        format!("{mean:.decimals$} ± {deviation:.decimals$}")
+    } else {
+        format!("{mean:.decimals$}")
+    }
 }
