@@ -36,7 +36,10 @@ impl DeviceArgs {
         }
         let open = device::open(&selection, self.backend.as_deref())?;
         if let Some(adapter) = open.adapter.as_ref().filter(|adapter| adapter.is_software()) {
-            log::warn!("{} is a software adapter: expect it to be slow", adapter.describe());
+            log::warn!(
+                "{} is a software adapter: expect it to be slow; --device cpu is faster",
+                adapter.describe()
+            );
         }
         Ok(open)
     }
