@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_wrong_value_and_a_nan_are_noticed() {
         for pass in PASSES {
-            let mut run = Run::new(pass, [33, 192], 32, &Device::flex()).unwrap();
+            let mut run = Run::new(pass, [33, 256], 32, &Device::flex()).unwrap();
             run.run();
             run.verify().unwrap_or_else(|err| panic!("{}: {err}", pass.kernel));
             let y = run.y.clone().unwrap();
