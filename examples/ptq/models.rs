@@ -54,7 +54,7 @@ impl Default for Plan {
             seeds: 3,
             clips: 24,
             steps: 12,
-            calibration_clips: 4,
+            calibration_clips: 16,
         }
     }
 }

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 
 /// Clips that layers are observed in unless another number is asked for.
 const CLIPS: usize = 4;
+/// The same where ranges are fixed: words that no prompt had may leave them.
+const CLIPS_FOR_RANGES: usize = 16;
 /// Most clips.
 const MAX_CLIPS: usize = 10_000;
 /// Most tokens of each layer that are kept.
@@ -54,7 +56,8 @@ pub(super) struct PostTrainingArgs {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Clips that are sampled to observe layers, one per prompt; 0 to do without: methods that look
-    /// at inputs then see random ones [default: 4]
+    /// at inputs then see random ones [default: 4; 16 for ranges that are not dynamic, which tokens
+    /// of other prompts must not leave]
     #[arg(long, value_name = "N")]
     calibration_clips: Option<usize>,
     /// Denoising steps of such a clip [default: 50, or what the model suggests]
@@ -211,7 +214,11 @@ impl PostTrainingArgs {
         method: Method,
         rounding: &Rounding,
     ) -> anyhow::Result<CalibrationJob> {
-        let clips = self.calibration_clips.unwrap_or(CLIPS);
+        let usual = match self.activations.unwrap_or_default() {
+            ActivationMode::Dynamic => CLIPS,
+            _ => CLIPS_FOR_RANGES,
+        };
+        let clips = self.calibration_clips.unwrap_or(usual);
         if clips > MAX_CLIPS {
             bail!("--calibration-clips: {clips} are too many; use up to {MAX_CLIPS}");
         }
