@@ -135,9 +135,9 @@ def first_use(found):
 def steps(found, small):
     for frames in (9, 17) if small else (17, 81):
         document = f"qvgen-step-{frames}"
-        full = found.ours(document, "wan step", "full")
+        full = found.ours(document, "step", "full")
         for precision in BITS:
-            ours = found.ours(document, "wan step", precision)
+            ours = found.ours(document, "step", precision)
             name = f"step of {frames} frames, {precision}, speed over full precision"
             # The pocket model is too small to gain anything: there the line only informs.
             yield ratio_line(name, ours, full, 0.0 if small else 1.0, "no step in full precision")
@@ -154,7 +154,7 @@ def print_table(lines):
 def print_steps(found):
     for document in sorted(name for name in found.documents if name.startswith("qvgen-step-")):
         for precision in ["full", *BITS]:
-            seconds = found.ours(document, "wan step", precision)
+            seconds = found.ours(document, "step", precision)
             if seconds is None:
                 continue
             parts = found.breakdown(document, precision)

@@ -5,8 +5,9 @@
 #
 # QVGEN names the program (default: the release build, made if it is missing), GGML_LIBRARIES the
 # folder with ggml's libraries. Each part has a limit of time; all limits together are below ten
-# minutes, and what exceeds its own leaves no file and does not stop the others. The last thing printed
-# is a table of what is asked for, with what was found or that it was not measured.
+# minutes (longer with --small, for a software adapter compiles ggml's shaders for minutes), and what
+# exceeds its own keeps what it had measured and does not stop the others. The last thing printed is a
+# table of what is asked for, with what was found or that it was not measured.
 set -u
 
 small=no
@@ -54,12 +55,12 @@ if [ "$small" = yes ]; then
     shapes=256x1536x1536
     export GGML_VK_VISIBLE_DEVICES="${GGML_VK_VISIBLE_DEVICES:-0}"
     ours 120 qvgen-matmul matmul --model wan-1.3b --tokens 256 --bits 3,4,8 --quick
-    ours 120 qvgen-attention attention --model wan-1.3b --tokens 2048 --quick
+    ours 240 qvgen-attention attention --model wan-1.3b --tokens 2048 --quick
     ours 60 qvgen-step-9 step --model pocket --precisions full,w8a8,w4a4,w3a3 --frames 9 --quick
     ours 60 qvgen-step-17 step --model pocket --precisions full,w8a8,w4a4,w3a3 --frames 17 --quick
-    ours 60 qvgen-cpu matmul --model wan-1.3b --tokens 256 --device cpu --quick
-    part 150 ggml-vulkan python3 "$here/ggml.py" --shapes "$shapes" \
-        --types f32,q8_0,q4_0,q3_K --seconds 0.5 --out "$out/ggml-vulkan.json"
+    ours 60 qvgen-cpu matmul --model wan-1.3b --tokens 256 --bits 4,8 --device cpu --quick
+    part 600 ggml-vulkan python3 "$here/ggml.py" --shapes "$shapes" \
+        --types q4_0,q8_0,q3_K --seconds 0.5 --out "$out/ggml-vulkan.json"
     part 60 onnxruntime python3 "$here/ort.py" --shapes "$shapes" --out "$out/onnxruntime.json"
     part 60 first-use python3 "$here/first_use.py" "$QVGEN" --out "$out/first-use.json"
     part 30 torch python3 "$here/torch_reference.py" --shapes "$shapes" \
@@ -77,7 +78,7 @@ else
         --attention 32760x12x128 --out "$out/torch.json"
     part 30 onnxruntime python3 "$here/ort.py" --shapes 256x1536x1536,256x8960x1536 \
         --out "$out/onnxruntime.json"
-    ours 20 qvgen-cpu matmul --model wan-1.3b --tokens 256 --device cpu --quick
+    ours 20 qvgen-cpu matmul --model wan-1.3b --tokens 256 --bits 4,8 --device cpu --quick
     part 20 first-use python3 "$here/first_use.py" "$QVGEN" --out "$out/first-use.json"
 fi
 
