@@ -33,6 +33,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
+#import log_sum_exp
 #import attention_patches
 
 const CODES: u32 = HEAD_DIM / 16u;       // vectors of codes of a head

@@ -33,6 +33,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
+#import log_sum_exp
+
 const TILE_QUERIES: u32 = 4u * SIZE;
 const TILE_KEYS: u32 = 2u * SIZE;
 const OUTPUTS: u32 = HEAD_DIM / SIZE;       // matrices of results of a subgroup
@@ -43,9 +45,6 @@ const P_STRIDE: u32 = TILE_KEYS + 8u;
 const ROW_LANES: u32 = SUBGROUP / SIZE;     // invocations that share a query
 const OWNED: u32 = TILE_KEYS / ROW_LANES;   // scores of an invocation
 const SLACK: f32 = 8.0;                     // of exponents of two: f16 holds up to 2¹⁵
-const F32_LOWEST: f32 = -3.4028234e38;
-const LOG2_E: f32 = 1.4426950408889634;
-const LN_2: f32 = 0.6931471805599453;
 
 const_assert SUBGROUP % SIZE == 0u;
 const_assert HEAD_DIM % SIZE == 0u && OUTPUTS <= 16u;
@@ -430,10 +429,6 @@ fn main(
     }
     let token = query + lane / ROW_LANES;
     if token < params.queries && lane % ROW_LANES == 0u {
-        // Some drivers have a number for the exponential or the logarithm of a NaN.
-        let bits = bitcast<u32>(total);
-        let is_number = (bits & 0x7F800000u) != 0x7F800000u;
-        let result = bitcast<u32>((reference + log2(total)) * LN_2);
-        lse[token * params.heads + head] = bitcast<f32>(select(bits | 0x7FC00000u, result, is_number));
+        lse[token * params.heads + head] = log_sum_exp(reference, total);
     }
 }

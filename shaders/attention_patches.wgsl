@@ -31,6 +31,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
+#import log_sum_exp
 #import attention_patches
 
 const STEP: u32 = 4u;                    // vectors of channels staged at once

@@ -29,10 +29,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
+#import log_sum_exp
+
 const VECTORS: u32 = HEAD_DIM / 4u; // of a head
-const F32_LOWEST: f32 = -3.4028234e38;
-const LOG2_E: f32 = 1.4426950408889634;
-const LN_2: f32 = 0.6931471805599453;
 
 const_assert HEAD_DIM % 4u == 0u && HEAD_DIM <= 128u;
 
@@ -85,9 +84,5 @@ fn main(
     for (var c = 0u; c < end; c++) {
         o[place * VECTORS + c] = sum_v[c * WORKGROUP_SIZE + lane] / sum;
     }
-    // Some drivers have a number for the exponential or the logarithm of a NaN.
-    let bits = bitcast<u32>(sum);
-    let is_number = (bits & 0x7F800000u) != 0x7F800000u;
-    let result = bitcast<u32>((maximum + log2(sum)) * LN_2);
-    lse[place] = bitcast<f32>(select(bits | 0x7FC00000u, result, is_number));
+    lse[place] = log_sum_exp(maximum, sum);
 }

@@ -4,8 +4,8 @@
 // COLUMNS-th vector of output channels. Everything that it accumulates has a name of its own, not
 // an index, so that compilers keep it in registers; `scores0` … and `output0` … are its queries.
 //
-// Needs: const HEAD_DIM, COLUMNS, WORKGROUP_SIZE (8 · COLUMNS); bindings v, o, lse, params with
-// queries, keys, heads, scale.
+// Needs: `log_sum_exp`; const HEAD_DIM, COLUMNS, WORKGROUP_SIZE (8 · COLUMNS); bindings v, o, lse,
+// params with queries, keys, heads, scale.
 
 const TILE: u32 = 64u;              // queries, and keys
 const HALF: u32 = 32u;              // keys whose probabilities are shared at once
@@ -13,9 +13,6 @@ const VECTORS: u32 = HEAD_DIM / 4u; // of a head
 const OWNED_KEYS: u32 = TILE / COLUMNS;
 const OWNED_VECTORS: u32 = (VECTORS + COLUMNS - 1u) / COLUMNS;
 const STAGED_VALUES: u32 = select(32u, 16u, VECTORS > 16u); // keys whose values are staged at once
-const F32_LOWEST: f32 = -3.4028234e38;
-const LOG2_E: f32 = 1.4426950408889634;
-const LN_2: f32 = 0.6931471805599453;
 
 const_assert HEAD_DIM % 4u == 0u && HEAD_DIM <= 128u;
 const_assert COLUMNS == 8u || COLUMNS == 16u;
@@ -251,11 +248,7 @@ fn store_row(output: ptr<private, Output>, token: u32, head: u32, column: u32, t
         }
     }
     if column == 0u {
-        // Some drivers have a number for the exponential or the logarithm of a NaN.
-        let bits = bitcast<u32>(total);
-        let is_number = (bits & 0x7F800000u) != 0x7F800000u;
-        let result = bitcast<u32>((top + log2(total)) * LN_2);
-        lse[token * params.heads + head] = bitcast<f32>(select(bits | 0x7FC00000u, result, is_number));
+        lse[token * params.heads + head] = log_sum_exp(top, total);
     }
 }
 

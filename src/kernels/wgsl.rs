@@ -46,6 +46,7 @@ const SHARED: &[(&str, &str)] = &[
     ("float_tokens_loaded", include_str!("../../shaders/shared/float_tokens_loaded.wgsl")),
     ("hadamard", include_str!("../../shaders/shared/hadamard.wgsl")),
     ("layer_norm", include_str!("../../shaders/shared/layer_norm.wgsl")),
+    ("log_sum_exp", include_str!("../../shaders/shared/log_sum_exp.wgsl")),
     ("multiply_add_dot", include_str!("../../shaders/shared/multiply_add_dot.wgsl")),
     ("multiply_add_float", include_str!("../../shaders/shared/multiply_add_float.wgsl")),
     ("quads_scalar", include_str!("../../shaders/shared/quads_scalar.wgsl")),
