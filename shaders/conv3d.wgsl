@@ -11,7 +11,7 @@
 // they serve, and workgroup memory is no faster. A row of the window reads its inputs once, and its
 // taps are added up before they reach a sum. conv3d_tile is the form for GPUs.
 //
-// Constants: KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (4 or a multiple of 8), ADJACENT (whether
+// Constants: KERNEL_H, KERNEL_W, OUT_BLOCK (4 or a multiple of 8), ADJACENT (whether
 //            stride_w is 1; false where KERNEL_W is), WORKGROUP_SIZE, GRID_WIDTH; conv3d_weights is one of two imports.
 // Dispatch:  ceil(O / OUT_BLOCK) · ceil(H'·ceil(W' / 8) / WORKGROUP_SIZE) · T' workgroups from
 //            params.first_workgroup to params.end_workgroup, folded into x then y; output channels vary fastest,
@@ -28,7 +28,7 @@
 #import conv3d_frames
 #import conv3d_weights
 
-const TAPS: u32 = KERNEL_T * KERNEL_H * KERNEL_W;
+const PLANE_TAPS: u32 = KERNEL_H * KERNEL_W;
 const PIXELS: u32 = 8u;
 // Taps of a row of the window that are read together, and the columns that they read for all pixels.
 const NEAR_TAPS: u32 = select(1u, KERNEL_W, ADJACENT);
@@ -81,6 +81,7 @@ fn main(
     let first_row = i32(out_row * params.stride_h) - i32(params.pad_h);
     let first_column = i32(out_column * params.stride_w) - i32(params.pad_w);
     let shared_lane = lane_of_subgroup() % SHARED_BY;
+    let taps = params.kernel_t * PLANE_TAPS;
 
     var sums: array<f32, OUT_BLOCK * PIXELS>; // by output channel, then pixel
     for (var i = 0u; i < OUT_BLOCK * PIXELS; i++) {
@@ -88,8 +89,8 @@ fn main(
     }
     for (var first = 0u; first < params.in_channels; first += CHANNEL_RUN) {
         let end = min(first + CHANNEL_RUN, params.in_channels);
-        for (var tap = 0u; tap < TAPS; tap += NEAR_TAPS) {
-            let source = frame_at(frame, tap / (KERNEL_H * KERNEL_W));
+        for (var tap = 0u; tap < taps; tap += NEAR_TAPS) {
+            let source = frame_at(frame, tap / PLANE_TAPS);
             if !source.exists {
                 continue;
             }
@@ -99,7 +100,7 @@ fn main(
                 select(params.stride_w, 1u, ADJACENT),
             );
             var at = source.start + first * source.channel_stride;
-            var weight_at = ((block * TAPS + tap) * params.in_channels + first) * OUT_BLOCK + shared_lane;
+            var weight_at = ((block * taps + tap) * params.in_channels + first) * OUT_BLOCK + shared_lane;
             for (var channel = first; channel < end; channel++) {
                 var values: array<f32, COLUMNS>;
                 if source.in_history {

@@ -52,18 +52,6 @@ const FOURS: u32 = ROWS / 4u;
 var<workgroup> tile_x: array<vec4<u32>, TILE_M * STRIDE>;
 var<workgroup> tile_w: array<vec4<u32>, TILE_N * STRIDE>;
 
-// A unit's codes as bytes.
-fn bytes_of_unit(unit: vec2<u32>, bits: u32) -> vec2<u32> {
-    if bits == 8u {
-        return unit;
-    }
-    if bits == 6u {
-        let second = (unit.x >> 24u) | (unit.y << 8u);
-        return vec2<u32>(spread_to_bytes(unit.x, bits), spread_to_bytes(second, bits));
-    }
-    return vec2<u32>(spread_to_bytes(unit.x, bits), spread_to_bytes(unit.x >> (4u * bits), bits));
-}
-
 // Half a step is a vector: two units of a row.
 fn load_tiles(m0: u32, n0: u32, step: u32, lane: u32) {
     for (var i = lane; i < TILE_M * 2u; i += WORKGROUP_SIZE) {

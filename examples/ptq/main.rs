@@ -67,6 +67,16 @@ fn methods(text: &str) -> anyhow::Result<Vec<Method>> {
     Ok(names.map(str::parse).collect::<Result<_, ParseMethodError>>()?)
 }
 
+/// Precisions and stored bits per weight, `w4a8:5,w4a8:6`; none for an empty text.
+fn budgets(text: &str) -> anyhow::Result<Vec<(String, f64)>> {
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    let budget = |part: &str| {
+        let (bits, most) = part.split_once(':').context("--budgets: precision:bits, w4a8:5")?;
+        Ok((bits.to_owned(), most.parse().with_context(|| format!("--budgets {part}"))?))
+    };
+    parts.map(budget).collect()
+}
+
 impl Arguments {
     fn parse() -> anyhow::Result<Self> {
         let mut arguments = Self {
@@ -108,6 +118,7 @@ impl Arguments {
                     let fixed = methods(&value)?.into_iter();
                     arguments.plan.fixed = fixed.map(|m| (m, ActivationMode::Static)).collect();
                 }
+                "--budgets" => arguments.plan.budgets = budgets(&value)?,
                 _ => bail!("{flag} is no argument of this example"),
             }
         }

@@ -30,6 +30,9 @@ pub(super) struct Plan {
     pub(super) methods: Vec<Method>,
     /// Methods that are also run with static ranges, and modes of these.
     pub(super) fixed: Vec<(Method, ActivationMode)>,
+    /// Precisions at which `auto` chooses widths and methods of the weights, and the stored bits per
+    /// weight that it may spend.
+    pub(super) budgets: Vec<(String, f64)>,
     /// Calibrations and evaluations per method.
     pub(super) seeds: usize,
     /// Clips of an evaluation.
@@ -51,6 +54,7 @@ impl Default for Plan {
                 .into_iter()
                 .chain([(Method::Qvd, ActivationMode::PerFrame)])
                 .collect(),
+            budgets: [5.0, 6.0].map(|bits| ("w4a8".to_owned(), bits)).to_vec(),
             seeds: 3,
             clips: 24,
             steps: 12,
@@ -66,6 +70,7 @@ impl Plan {
             bits: vec!["w4a4".to_owned()],
             methods: vec![Method::MinMax, Method::SmoothQuant, Method::Qvd],
             fixed: vec![(Method::Qvd, ActivationMode::Static)],
+            budgets: vec![("w4a4".to_owned(), 5.5)],
             seeds: 1,
             clips: 2,
             steps: 3,
@@ -87,6 +92,8 @@ impl Plan {
                     run(bits, Kind::Method(method.name().to_owned(), mode.name().to_owned()))
                 }));
             }
+            let budgets = self.budgets.iter();
+            runs.extend(budgets.map(|(bits, most)| run(bits, Kind::Budget(most.to_string()))));
             for (bits, name) in
                 [("w4a4", EmbeddedName::PocketW4A4), ("w3a3", EmbeddedName::PocketW3A3)]
             {
@@ -117,6 +124,8 @@ pub(super) enum Kind {
     Full,
     /// A post-training method, and where its ranges come from.
     Method(String, String),
+    /// What `auto` chose of all methods and widths within these bits per weight.
+    Budget(String),
     /// A student inside the program.
     Student(String),
 }
@@ -127,6 +136,7 @@ impl fmt::Display for Kind {
             Self::Full => f.pad("full precision"),
             Self::Method(method, mode) if mode == "dynamic" => f.pad(method),
             Self::Method(method, mode) => f.pad(&format!("{method}, {mode}")),
+            Self::Budget(most) => f.pad(&format!("auto, {most} bits")),
             Self::Student(name) => f.pad(&format!("QVGen student {name}")),
         }
     }
@@ -217,7 +227,13 @@ impl<'a> Study<'a> {
                 (student.path().to_owned(), Some(student), None)
             }
             Kind::Method(method, mode) => {
-                let report = self.quantize(run, (method.parse()?, mode), &out)?;
+                let how = (method.parse()?, mode.as_str(), Choice::LeastError);
+                let report = self.quantize(run, how, &out)?;
+                (out, None, Some(report))
+            }
+            Kind::Budget(most) => {
+                let how = (Method::Auto, "dynamic", Choice::BudgetBits(most.parse()?));
+                let report = self.quantize(run, how, &out)?;
                 (out, None, Some(report))
             }
         };
@@ -231,7 +247,7 @@ impl<'a> Study<'a> {
     fn quantize(
         &self,
         run: &Run,
-        (method, mode): (Method, &str),
+        (method, mode, choice): (Method, &str, Choice),
         out: &Path,
     ) -> anyhow::Result<(f64, f64)> {
         let mode = ActivationMode::ALL.into_iter().find(|known| known.name() == mode);
@@ -259,7 +275,7 @@ impl<'a> Study<'a> {
             transformer: rounding,
             post_training: Some(PostTraining {
                 method,
-                choice: Choice::LeastError,
+                choice,
                 activations: mode.context("a mode")?,
                 rank: 32,
                 calibration: Some(calibration),

@@ -27,3 +27,15 @@ fn spread_to_bytes(group: u32, bits: u32) -> u32 {
     }
     return group;
 }
+
+// Eight neighbouring codes, from bit 0 on, as bytes.
+fn bytes_of_unit(unit: vec2<u32>, bits: u32) -> vec2<u32> {
+    if bits == 8u {
+        return unit;
+    }
+    if bits == 6u {
+        let second = (unit.x >> 24u) | (unit.y << 8u);
+        return vec2<u32>(spread_to_bytes(unit.x, bits), spread_to_bytes(second, bits));
+    }
+    return vec2<u32>(spread_to_bytes(unit.x, bits), spread_to_bytes(unit.x >> (4u * bits), bits));
+}

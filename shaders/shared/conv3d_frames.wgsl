@@ -19,6 +19,7 @@ struct Params {
     pad_h: u32,
     pad_w: u32,
     upsample_shift: u32,
+    kernel_t: u32,
     accumulate: u32,
     first_workgroup: u32,
     end_workgroup: u32,

@@ -4,6 +4,8 @@ use super::Tier;
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 use burn_cubecl::CubeDevice;
+use burn_cubecl::cubecl::client::Client;
+use burn_cubecl::cubecl::device::DeviceId;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What an adapter offers beyond the guaranteed minimum; nothing for one that was not opened here.
@@ -52,22 +54,41 @@ impl AdapterFacts {
     }
 
     pub(crate) fn of_cube(device: &CubeDevice) -> Arc<Self> {
+        Self::find(|known| known.device == *device)
+    }
+
+    /// The facts of the adapter behind `client`.
+    pub(super) fn of_client(client: &Client) -> Arc<Self> {
+        let id = client.service_id().device;
+        Self::find(|known| known.id == id)
+    }
+
+    fn find(is_it: impl Fn(&Known) -> bool) -> Arc<Self> {
         let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.iter().find(|(known, _)| known == device);
-        found.map(|(_, facts)| Arc::clone(facts)).unwrap_or_default()
+        let found = known.iter().find(|known| is_it(known));
+        found.map(|known| Arc::clone(&known.facts)).unwrap_or_default()
     }
 
     /// Keeps the facts of the adapter behind `device`.
     pub(crate) fn keep(self, device: &Device) {
         if let DispatchDevice::Cube(device) = device.as_dispatch() {
             let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-            known.push((device.clone(), Arc::new(self)));
+            let id = device.client().service_id().device;
+            known.push(Known { device: device.clone(), id, facts: Arc::new(self) });
         }
     }
 }
 
+/// An open device.
+struct Known {
+    device: CubeDevice,
+    /// What clients know it by.
+    id: DeviceId,
+    facts: Arc<AdapterFacts>,
+}
+
 /// A process opens few devices.
-static KNOWN: Mutex<Vec<(CubeDevice, Arc<AdapterFacts>)>> = Mutex::new(Vec::new());
+static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 #[cfg(test)]
 mod tests {

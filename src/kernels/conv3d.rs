@@ -82,11 +82,14 @@ impl Conv3d {
     }
 }
 
-/// The kernel that keeps rows of pixels in registers, for renderers on a CPU.
+/// The kernel that keeps rows of pixels in registers, for renderers on a CPU, which compile it once
+/// for windows of any length in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv3dRows {
-    /// The convolution.
-    pub conv: Conv3d,
+    /// Window in height and width.
+    pub window: [u32; 2],
+    /// Neighbouring output channels in the packed weight.
+    pub out_block: u32,
     /// Whether neighbouring pixels share columns: `stride_w` is 1 and the window wider than that.
     pub adjacent: bool,
     /// Whether lanes share the weights that they load: asks for subgroups of at least 8.
@@ -97,12 +100,16 @@ impl Conv3dRows {
     /// Workgroups of a whole convolution, and the multiplications and additions of each.
     fn work(&self, params: &Params) -> Work {
         let strips = params.out_width.div_ceil(PIXELS) as usize * params.out_height as usize;
-        let blocks = params.out_channels.div_ceil(self.conv.out_block) as usize;
+        let blocks = params.out_channels.div_ceil(self.out_block) as usize;
         let tiles = strips.div_ceil(self.workgroup_size() as usize);
-        let outputs = self.conv.out_block * PIXELS * self.workgroup_size();
+        let outputs = self.out_block * PIXELS * self.workgroup_size();
+        let conv = Conv3d {
+            window: [params.kernel_t, self.window[0], self.window[1]],
+            out_block: self.out_block,
+        };
         Work {
             workgroups: blocks * tiles * params.out_frames as usize,
-            ops: self.conv.ops_per_output(params) * u64::from(outputs),
+            ops: conv.ops_per_output(params) * u64::from(outputs),
         }
     }
 
@@ -146,6 +153,8 @@ params! {
         pub pad_w: u32,
         /// 1 to read `x` as if each pixel were 2×2 pixels, else 0.
         pub upsample_shift: u32,
+        /// Window in time.
+        pub kernel_t: u32,
         /// 1 to add to what the result holds, else 0.
         pub accumulate: u32,
         /// Workgroups of the dispatches before this one.
@@ -184,12 +193,19 @@ impl Kernel for Conv3dRows {
 
     fn all() -> Vec<Self> {
         let forms = |conv: Conv3d| {
+            let (window, out_block) = ([conv.window[1], conv.window[2]], conv.out_block);
             [(true, false), (true, true), (false, false), (false, true)]
-                .map(|(adjacent, shared_weights)| Self { conv, adjacent, shared_weights })
+                .map(|(adjacent, shared_weights)| Self {
+                    window,
+                    out_block,
+                    adjacent,
+                    shared_weights,
+                })
                 .into_iter()
-                .filter(|kernel| !kernel.adjacent || kernel.conv.window[2] > 1)
+                .filter(|kernel| !kernel.adjacent || kernel.window[1] > 1)
         };
-        Conv3d::all().into_iter().flat_map(forms).collect()
+        let convs = Conv3d::all().into_iter().filter(|conv| conv.window[0] == 1);
+        convs.flat_map(forms).collect()
     }
 
     fn tier(&self) -> Tier {
@@ -201,8 +217,12 @@ impl Kernel for Conv3dRows {
     }
 
     fn constants(&self) -> Vec<Const> {
-        let mut constants = self.conv.constants();
-        constants.push(Const::Bool("ADJACENT", self.adjacent));
+        let mut constants = vec![
+            Const::U32("KERNEL_H", self.window[0]),
+            Const::U32("KERNEL_W", self.window[1]),
+            Const::U32("OUT_BLOCK", self.out_block),
+            Const::Bool("ADJACENT", self.adjacent),
+        ];
         if self.shared_weights {
             constants.push(Const::Import("conv3d_weights", "conv3d_weights_shared"));
         }
@@ -255,6 +275,7 @@ pub fn conv3d(
         let expected = [channels, params.history_frames as usize, height, width];
         assert_eq!(history.dims(), expected, "conv3d: history against {params:?}");
     }
+    assert_eq!(params.kernel_t, kernel.window[0], "conv3d: window in time of kernel and params");
     let out_channels = params.out_channels as usize;
     let filters = out_channels.next_multiple_of(kernel.out_block as usize);
     assert_eq!(w.dims(), [filters * channels * kernel.taps()], "conv3d: w against {params:?}");

@@ -2,7 +2,8 @@
 //! without gradients.
 
 use super::launch::{
-    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, u32_from,
+    contiguous_f32, empty_like, flex_f32, flex_from_f32, launch, linear_grid, row_invocations,
+    u32_from,
 };
 use super::params::params;
 use super::{Const, Element, Kernel, Rows, vectorized};
@@ -17,6 +18,15 @@ use rayon::prelude::*;
 pub struct LayerNorm {
     /// How rows are loaded.
     pub rows: Rows,
+    /// Invocations that share a row.
+    pub invocations: u32,
+}
+
+impl LayerNorm {
+    /// The specialization for rows of `k` values.
+    pub const fn new(k: usize) -> Self {
+        Self { rows: Rows::of(k), invocations: row_invocations(k) }
+    }
 }
 
 params! {
@@ -49,11 +59,11 @@ impl Kernel for LayerNorm {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        vec![Self { rows: Rows::Vectors }, Self { rows: Rows::Ragged }]
+        [1024, 1023, 96, 95].map(Self::new).to_vec()
     }
 
     fn workgroup_size(&self) -> u32 {
-        64
+        self.invocations
     }
 
     fn constants(&self) -> Vec<Const> {
@@ -102,7 +112,7 @@ impl LayerNormOp for CubeBackend {
         let [x, factor, offset] = [x, factor, offset].map(contiguous_f32);
         let y = empty_like(&x, Shape::new([params.m as usize, params.k as usize]), DType::F32);
         let grid = linear_grid(params.m as usize);
-        let kernel = LayerNorm { rows: Rows::of(params.k as usize) };
+        let kernel = LayerNorm::new(params.k as usize);
         launch(kernel, &[&x, &factor, &offset], &[&y], params, grid);
         y
     }

@@ -2,7 +2,9 @@
 //! the floats between are never stored.
 
 use super::cpu;
-use super::launch::{contiguous_f32, empty_like, flex_f32, flex_from_u32, launch, linear_grid};
+use super::launch::{
+    contiguous_f32, empty_like, flex_f32, flex_from_u32, launch, linear_grid, row_invocations,
+};
 use super::params::params;
 use super::quantize_tokens::{self, QuantizeTokens};
 use super::row_transform::{RowTransform, TokenTransform};
@@ -26,6 +28,8 @@ pub struct LayerNormQuantize {
     pub transform: RowTransform,
     /// How rows are loaded.
     pub rows: Rows,
+    /// Invocations that share a row.
+    pub invocations: u32,
 }
 
 params! {
@@ -52,11 +56,14 @@ impl Kernel for LayerNormQuantize {
         let mut all = Vec::new();
         for bits in Bits::ALL {
             let (scheme, rows) = (Scheme::Asymmetric, Rows::Vectors);
-            let transform = RowTransform::NONE;
-            let usual = Self { bits, scheme, static_range: false, transform, rows };
+            let (transform, invocations) = (RowTransform::NONE, row_invocations(1024));
+            let usual = Self { bits, scheme, static_range: false, transform, rows, invocations };
             let integer = Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point());
             all.extend(integer.map(|scheme| Self { scheme, ..usual }));
-            all.push(Self { rows: Rows::Ragged, ..usual });
+            let ragged = Self { rows: Rows::Ragged, ..usual };
+            all.push(ragged);
+            let invocations = row_invocations(96);
+            all.extend([usual, ragged].map(|kernel| Self { invocations, ..kernel }));
             all.push(Self { static_range: true, ..usual });
             let blocks = RowTransform::with_blocks(false);
             all.extend(blocks.map(|transform| Self { transform, ..usual }));
@@ -65,7 +72,7 @@ impl Kernel for LayerNormQuantize {
     }
 
     fn workgroup_size(&self) -> u32 {
-        64
+        self.invocations
     }
 
     fn constants(&self) -> Vec<Const> {
@@ -85,9 +92,11 @@ impl LayerNormQuantize {
     /// The specialization and parameters that carry out `spec` on `[m, k]` values.
     pub fn new(spec: TokenSpec, m: usize, k: usize, eps: f32) -> (Self, Params) {
         let (kernel, params) = QuantizeTokens::new(spec, Element::F32, m, k);
-        let QuantizeTokens { bits, scheme, static_range, transform, rows, .. } = kernel;
+        let QuantizeTokens { bits, scheme, static_range, transform, rows, invocations, .. } =
+            kernel;
         let quantize_tokens::Params { m, k, upper, lower } = params;
-        (Self { bits, scheme, static_range, transform, rows }, Params { m, k, upper, lower, eps })
+        let kernel = Self { bits, scheme, static_range, transform, rows, invocations };
+        (kernel, Params { m, k, upper, lower, eps })
     }
 }
 

@@ -56,6 +56,7 @@ pub mod qmatmul_float;
 pub mod qmatmul_form;
 pub mod qmatmul_matrix;
 pub mod qmatmul_registers;
+pub mod qmatmul_split_k;
 pub mod qmatvec;
 pub mod quantize_heads;
 pub mod quantize_tokens;
@@ -195,6 +196,7 @@ pub fn for_each_kernel(visitor: &mut impl KernelVisitor) {
     visitor.visit::<qmatmul_float::QMatmulFloat>();
     visitor.visit::<qmatmul_matrix::QMatmulMatrix>();
     visitor.visit::<qmatmul_registers::QMatmulRegisters>();
+    visitor.visit::<qmatmul_split_k::QMatmulSplitK>();
     visitor.visit::<qmatvec::QMatvec>();
     visitor.visit::<quantize_heads::QuantizeHeads>();
     visitor.visit::<quantize_tokens::QuantizeTokens>();

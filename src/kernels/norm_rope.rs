@@ -4,7 +4,9 @@
 //! copy bandwidth. As separate operations of Burn and [`rope`](super::rope::rope) the same takes
 //! seven dispatches and nine passes over the tokens. Counted, not timed.
 
-use super::launch::{contiguous_f32, empty_like, flex_f32, launch, linear_grid, u32_from};
+use super::launch::{
+    contiguous_f32, empty_like, flex_f32, launch, linear_grid, row_invocations, u32_from,
+};
 use super::params::params;
 use super::{Const, Element, Kernel, Tier, rope};
 use burn::backend::flex::FlexTensor;
@@ -21,6 +23,16 @@ pub struct NormRope {
     pub rotate: bool,
     /// Type of the result.
     pub element: Element,
+    /// Invocations that share a token.
+    pub invocations: u32,
+}
+
+impl NormRope {
+    /// The specialization for tokens of `width` channels.
+    pub const fn new(rotate: bool, element: Element, width: usize) -> Self {
+        // An invocation has two channels at a time, not four.
+        Self { rotate, element, invocations: 2 * row_invocations(width) }
+    }
 }
 
 params! {
@@ -48,7 +60,10 @@ impl Kernel for NormRope {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let of = |element| [false, true].map(|rotate| Self { rotate, element });
+        let of = |element| {
+            let long = [false, true].map(|rotate| Self::new(rotate, element, 1536));
+            [long[0], long[1], Self::new(true, element, 96)]
+        };
         Element::ALL.into_iter().flat_map(of).collect()
     }
 
@@ -57,7 +72,7 @@ impl Kernel for NormRope {
     }
 
     fn workgroup_size(&self) -> u32 {
-        128
+        self.invocations
     }
 
     fn constants(&self) -> Vec<Const> {
@@ -158,7 +173,7 @@ pub fn norm_rope(
     element: Element,
 ) -> Tensor<2> {
     let [tokens, width] = x.dims();
-    let kernel = NormRope { rotate: rotation.is_some(), element };
+    let kernel = NormRope::new(rotation.is_some(), element, width);
     let pairs = rotation.as_ref().map_or(width / 2, |[cos, _]| cos.dims()[1]);
     assert!(
         weight.dims() == [1, width] && pairs > 0 && width.is_multiple_of(2 * pairs),

@@ -5,6 +5,7 @@ use super::launch::{dispatch, u32_from};
 use super::qmatmul::{Params, QMatmul};
 use super::qmatmul_matrix::QMatmulMatrix;
 use super::qmatmul_registers::QMatmulRegisters;
+use super::qmatmul_split_k::QMatmulSplitK;
 use super::{Const, Dot, EpilogueKind, Kernel, Tier, run_raw};
 use crate::quant::Bits;
 use burn_cubecl::cubecl::client::Client;
@@ -74,6 +75,8 @@ pub enum Form {
     Registers {
         /// Tokens are passed among the lanes of a subgroup, else every invocation loads them.
         broadcast: bool,
+        /// Columns of an invocation.
+        columns: u32,
     },
     /// Matrix units: `qmatmul_matrix.wgsl`.
     Matrix {
@@ -82,21 +85,30 @@ pub enum Form {
         /// Invocations of a subgroup.
         subgroup: u32,
     },
+    /// Several invocations per result, for few of them: `qmatmul_split_k.wgsl`.
+    SplitK {
+        /// Invocations that share a row's elements.
+        parts: u32,
+    },
 }
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tile { rows, columns } => write!(f, "tile {}×{}", 64 * rows, 64 * columns),
-            Self::Registers { broadcast: true } => write!(f, "registers, broadcast"),
-            Self::Registers { broadcast: false } => write!(f, "registers"),
+            Self::Registers { broadcast, columns } => {
+                let how = if *broadcast { "broadcast" } else { "loaded" };
+                write!(f, "registers for {columns} columns, {how}")
+            }
             Self::Matrix { size, subgroup } => write!(f, "matrix {size}, subgroups of {subgroup}"),
+            Self::SplitK { parts } => write!(f, "split K by {parts}"),
         }
     }
 }
 
 impl Form {
-    /// The forms that `facts` allow for `product`, the one to use without measuring first.
+    /// The forms that `facts` allow for `product`, whatever its size; the one to use without
+    /// measuring, where there are many results, comes first.
     pub fn candidates(facts: &AdapterFacts, product: Product) -> Vec<Self> {
         // What has not been compared with others on the adapter itself should be what any driver
         // computes right: the smallest tile comes first.
@@ -109,20 +121,42 @@ impl Form {
             forms.push(Self::Matrix { size, subgroup });
         }
         let broadcast = facts.offers(Tier::Subgroups);
-        forms.push(Self::Registers { broadcast });
+        let columns = QMatmulRegisters::columns_for(product);
+        forms.push(Self::Registers { broadcast, columns });
         if facts.is_software {
             // Emulated matrix units and workgroup memory are slower than registers.
             forms.reverse();
         }
+        if !product.grouped {
+            forms.push(Self::SplitK { parts: Self::parts_on(facts) });
+        }
         forms
+    }
+
+    /// The form to use without measuring.
+    pub fn preferred(facts: &AdapterFacts, product: Product, params: Params) -> Self {
+        let suits = if facts.is_software {
+            QMatmulSplitK::suits_software(params)
+        } else {
+            QMatmulSplitK::suits_gpu(params)
+        };
+        if suits && !product.grouped {
+            return Self::SplitK { parts: Self::parts_on(facts) };
+        }
+        Self::candidates(facts, product)[0]
+    }
+
+    fn parts_on(facts: &AdapterFacts) -> u32 {
+        if facts.is_software { 1 } else { QMatmulSplitK::GPU_PARTS }
     }
 
     /// Workgroups of a product `[m, k] · [n, k]ᵀ`.
     pub fn grid(self, m: usize, n: usize) -> [u32; 3] {
         let (tokens, columns) = match self {
             Self::Tile { rows, columns } => (64 * rows as usize, 64 * columns as usize),
-            Self::Registers { .. } => QMatmulRegisters::TILE,
+            Self::Registers { columns, .. } => QMatmulRegisters::tile(columns),
             Self::Matrix { size, .. } => (8 * size as usize, 8 * size as usize),
+            Self::SplitK { parts } => QMatmulSplitK::tile(parts),
         };
         [u32_from(n.div_ceil(columns)), u32_from(m.div_ceil(tokens)), 1]
     }
@@ -154,12 +188,16 @@ impl Form {
             Self::Tile { rows, columns } => {
                 dispatch(client, QMatmul::tile(product, rows, columns), reads, y, params, grid);
             }
-            Self::Registers { broadcast } => {
-                let kernel = QMatmulRegisters { product, broadcast };
+            Self::Registers { broadcast, columns } => {
+                let kernel = QMatmulRegisters { product, broadcast, columns };
                 dispatch(client, kernel, reads, y, params, grid);
             }
             Self::Matrix { size, subgroup } => {
                 let kernel = QMatmulMatrix { product, size, subgroup };
+                dispatch(client, kernel, reads, y, params, grid);
+            }
+            Self::SplitK { parts } => {
+                let kernel = QMatmulSplitK { product, parts };
                 dispatch(client, kernel, reads, y, params, grid);
             }
         }
@@ -181,12 +219,16 @@ impl Form {
                 let kernel = QMatmul::tile(product, rows, columns);
                 run_raw(client, kernel, inputs, &lens, params, grid)
             }
-            Self::Registers { broadcast } => {
-                let kernel = QMatmulRegisters { product, broadcast };
+            Self::Registers { broadcast, columns } => {
+                let kernel = QMatmulRegisters { product, broadcast, columns };
                 run_raw(client, kernel, inputs, &lens, params, grid)
             }
             Self::Matrix { size, subgroup } => {
                 let kernel = QMatmulMatrix { product, size, subgroup };
+                run_raw(client, kernel, inputs, &lens, params, grid)
+            }
+            Self::SplitK { parts } => {
+                let kernel = QMatmulSplitK { product, parts };
                 run_raw(client, kernel, inputs, &lens, params, grid)
             }
         };
@@ -202,6 +244,7 @@ impl QMatmul {
 
 /// Hash of everything that the forms are made of, so that a measurement outlives no change.
 pub(crate) fn sources_hash() -> String {
-    let sources = [QMatmul::SOURCE, QMatmulRegisters::SOURCE, QMatmulMatrix::SOURCE];
+    let sources =
+        [QMatmul::SOURCE, QMatmulRegisters::SOURCE, QMatmulMatrix::SOURCE, QMatmulSplitK::SOURCE];
     super::wgsl::hash(&sources)
 }

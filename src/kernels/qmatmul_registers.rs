@@ -3,11 +3,10 @@
 use super::qmatmul::Params;
 use super::qmatmul_form::Product;
 use super::{Const, Kernel, Tier};
+use std::sync::LazyLock;
 
 /// Tokens of an invocation.
 const TOKENS: u32 = 8;
-/// Columns of an invocation.
-const COLUMNS: u32 = 4;
 /// Invocations of a workgroup.
 const WORKGROUP_SIZE: u32 = 64;
 
@@ -18,11 +17,31 @@ pub struct QMatmulRegisters {
     pub product: Product,
     /// Tokens are passed among the lanes of a subgroup, else every invocation loads them.
     pub broadcast: bool,
+    /// Columns of an invocation: 2 or 4.
+    pub columns: u32,
 }
+
+/// Whether this processor, which is the one that a software adapter runs on, has 32 vector
+/// registers.
+static HAS_32_REGISTERS: LazyLock<bool> = LazyLock::new(|| {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vl");
+    #[cfg(not(target_arch = "x86_64"))]
+    return cfg!(target_arch = "aarch64");
+});
 
 impl QMatmulRegisters {
     /// Tokens and columns of a workgroup.
-    pub(crate) const TILE: (usize, usize) = (TOKENS as usize, (COLUMNS * WORKGROUP_SIZE) as usize);
+    pub(crate) fn tile(columns: u32) -> (usize, usize) {
+        (TOKENS as usize, (columns * WORKGROUP_SIZE) as usize)
+    }
+
+    /// Columns whose sums this processor holds in registers: codes of more than 8 bits together
+    /// take a register per sum and 8 lanes, others half of one.
+    pub(crate) fn columns_for(product: Product) -> u32 {
+        let is_paired = product.x_bits.get() + product.w_bits.get() <= 8;
+        if is_paired || *HAS_32_REGISTERS { 4 } else { 2 }
+    }
 }
 
 impl Kernel for QMatmulRegisters {
@@ -31,7 +50,10 @@ impl Kernel for QMatmulRegisters {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let both = |product| [true, false].map(|broadcast| Self { product, broadcast });
+        let both = |product| {
+            let of = |(broadcast, columns)| Self { product, broadcast, columns };
+            [(true, 4), (false, 4), (true, 2)].map(of)
+        };
         Product::all().into_iter().flat_map(both).collect()
     }
 
@@ -49,7 +71,7 @@ impl Kernel for QMatmulRegisters {
         constants.extend([
             Const::Bool("GROUPED", self.product.grouped),
             Const::U32("TOKENS", TOKENS),
-            Const::U32("COLUMNS", COLUMNS),
+            Const::U32("COLUMNS", self.columns),
             Const::Import("tokens", tokens),
         ]);
         constants

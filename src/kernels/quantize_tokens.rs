@@ -3,7 +3,8 @@
 
 use super::cpu::{self, Form};
 use super::launch::{
-    empty_like, flex_f32, flex_floats, flex_from_u32, launch, linear_grid, u32_from,
+    empty_like, flex_f32, flex_floats, flex_from_u32, launch, linear_grid, row_invocations,
+    u32_from,
 };
 use super::params::params;
 use super::row_transform::{RowTransform, TokenTransform};
@@ -32,6 +33,8 @@ pub struct QuantizeTokens {
     pub transform: RowTransform,
     /// How they are loaded.
     pub rows: Rows,
+    /// Invocations that share a token.
+    pub invocations: u32,
 }
 
 params! {
@@ -63,6 +66,7 @@ impl Kernel for QuantizeTokens {
                 activation: Activation::Identity,
                 transform: RowTransform::NONE,
                 rows: Rows::Vectors,
+                invocations: row_invocations(1024),
             };
             let integer = Scheme::ALL.into_iter().filter(|s| s.has_integer_zero_point());
             all.extend(integer.map(|scheme| Self { scheme, ..usual }));
@@ -80,6 +84,9 @@ impl Kernel for QuantizeTokens {
             for transform in [false, true].map(RowTransform::with_blocks).into_iter().flatten() {
                 all.extend([usual, gelu].map(|kernel| Self { transform, ..kernel }));
             }
+            let blocks = RowTransform { affine: true, hadamard: 128 };
+            let short = [usual, ragged, silu, gelu, Self { transform: blocks, ..usual }];
+            all.extend(short.map(|kernel| Self { invocations: row_invocations(96), ..kernel }));
         }
         all
     }
@@ -89,7 +96,7 @@ impl Kernel for QuantizeTokens {
     }
 
     fn workgroup_size(&self) -> u32 {
-        64
+        self.invocations
     }
 
     fn constants(&self) -> Vec<Const> {
@@ -115,7 +122,9 @@ impl QuantizeTokens {
         };
         let (bits, scheme, activation) = (spec.bits, spec.scheme, Activation::Identity);
         let (transform, rows) = (RowTransform::NONE, Rows::of(k));
-        let kernel = Self { bits, scheme, static_range, element, activation, transform, rows };
+        let invocations = row_invocations(k);
+        let kernel =
+            Self { bits, scheme, static_range, element, activation, transform, rows, invocations };
         (kernel, Params { m: u32_from(m), k: u32_from(k), upper, lower })
     }
 }

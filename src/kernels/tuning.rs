@@ -83,18 +83,18 @@ static CHOICES: LazyLock<Mutex<Choices>> = LazyLock::new(|| {
 /// The form for a product on the device of `tensor`.
 pub(crate) fn form_of(tensor: &CubeTensor, product: Product, params: Params) -> Form {
     let facts = AdapterFacts::of_cube(&tensor.device);
-    let candidates = Form::candidates(&facts, product);
     let ops = u64::from(params.m) * u64::from(params.n) * u64::from(params.k);
     // Held while measuring: another thread's product would disturb it.
     let mut choices = CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
     if !choices.tuning.includes(&facts, ops) {
-        return candidates[0];
+        return Form::preferred(&facts, product, params);
     }
     let class = class(product, params);
     let key = (facts.identity.clone(), class.clone());
     if let Some(&form) = choices.chosen.get(&key) {
         return form;
     }
+    let candidates = Form::candidates(&facts, product);
     let store = Store::of_user(&facts.identity, &sources_hash());
     let form = stored(store.as_ref(), &class, &candidates)
         .unwrap_or_else(|| fastest(&tensor.client, &candidates, product, params, &class, store));
@@ -109,7 +109,7 @@ pub(crate) fn known_form(device: &CubeDevice, product: Product, params: Params) 
     let choices = CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (facts.identity.clone(), class(product, params));
     let chosen = choices.chosen.get(&key).copied();
-    chosen.unwrap_or_else(|| Form::candidates(&facts, product)[0])
+    chosen.unwrap_or_else(|| Form::preferred(&facts, product, params))
 }
 
 /// The choice on disk, if the adapter still has it.

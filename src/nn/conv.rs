@@ -210,6 +210,7 @@ impl Conv3d {
             pad_h,
             pad_w,
             upsample_shift: u32::from(self.shape.upsample),
+            kernel_t: self.kernel.window[0],
             accumulate: 0,
             first_workgroup: 0,
             end_workgroup: u32::MAX,

@@ -168,7 +168,7 @@ impl LinearInput {
         if let Some(transform) = transform.filter(|transform| !transform.is_fused) {
             return Self::new(self.transformed(transform)).quantize_runs(None, runs);
         }
-        if matches!(self.step, Step::Norm(_)) && !fusion::pays_on(&self.x.device()) {
+        if !matches!(self.step, Step::Nothing) && !fusion::pays_on(&self.x.device()) {
             return Self::new(self.values()).quantize_runs(transform, runs);
         }
         if let [(_, spec)] = runs[..] {

@@ -56,6 +56,7 @@ pub(crate) fn same(
         pad_h: window[1] / 2,
         pad_w: window[2] / 2,
         upsample_shift: 0,
+        kernel_t: window[0],
         accumulate: 0,
         first_workgroup: 0,
         end_workgroup: u32::MAX,
@@ -185,9 +186,12 @@ pub(crate) fn check_form<K: Kernel<Params = Params>>(
 #[test]
 fn conv3d_matches_its_twin_and_the_definition() {
     for kernel in Conv3dRows::all().into_iter().filter(|kernel| runs(*kernel)) {
-        let conv = kernel.conv;
         let fits = |params: &Params| !kernel.adjacent || params.stride_w == 1;
-        check_form(kernel, conv, fits, |params| kernel.grid(params));
+        for kernel_t in [1, 3] {
+            let window = [kernel_t, kernel.window[0], kernel.window[1]];
+            let conv = Conv3d { window, out_block: kernel.out_block };
+            check_form(kernel, conv, fits, |params| kernel.grid(params));
+        }
     }
 }
 

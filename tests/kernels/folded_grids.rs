@@ -148,7 +148,8 @@ fn group_norm_reaches_the_last_channel() {
 #[test]
 fn conv3d_reaches_the_last_frame() {
     let conv = Conv3d { window: [1, 1, 1], out_block: 4 };
-    let kernel = Conv3dRows { conv, adjacent: false, shared_weights: false };
+    let kernel =
+        Conv3dRows { window: [1, 1], out_block: 4, adjacent: false, shared_weights: false };
     let frames = ROWS as u32;
     let params = conv3d::Params {
         in_channels: 1,
@@ -167,6 +168,7 @@ fn conv3d_reaches_the_last_frame() {
         pad_h: 0,
         pad_w: 0,
         upsample_shift: 0,
+        kernel_t: 1,
         accumulate: 0,
         first_workgroup: 0,
         end_workgroup: u32::MAX,

@@ -2,9 +2,9 @@ use crate::common::{assert_close, devices};
 use crate::{floats, matrix, run, values, words};
 use burn::tensor::{Device, Tensor, TensorData};
 use qvgen::kernels::layer_norm::{LayerNorm, Params, reference};
-use qvgen::kernels::{GRID_WIDTH, Rows, layer_norm, linear_grid};
+use qvgen::kernels::{GRID_WIDTH, layer_norm, linear_grid};
 
-/// `(tokens, k)`: rows that are no multiple of four long, and rows that are.
+/// `(tokens, k)`: rows that are no multiple of four long, and rows that are; short ones and long ones.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 33), (2, 2102), (7, 72), (2, 2100)];
 const EPS: f32 = 1e-6;
 
@@ -18,7 +18,7 @@ fn layer_norm_matches_its_twin() {
         let (x, factor, offset) = (values(m * k, 5), values(k, 6), values(k, 7));
         let params = Params { m: m as u32, k: k as u32, eps: EPS };
         let inputs = [words(&x), words(&factor), words(&offset)];
-        let y = run(LayerNorm { rows: Rows::of(k) }, &inputs, &[m * k], params, linear_grid(m));
+        let y = run(LayerNorm::new(k), &inputs, &[m * k], params, linear_grid(m));
         let expected = reference(&x, &factor, &offset, EPS);
         assert_close(&format!("{params:?}"), floats(&y[0]), &expected, 1e-5, 1e-5);
     }
@@ -30,7 +30,7 @@ fn layer_norm_reaches_the_last_token() {
     let (x, factor, offset) = (values(m * k, 5), values(k, 6), values(k, 7));
     let params = Params { m: m as u32, k: k as u32, eps: EPS };
     let inputs = [words(&x), words(&factor), words(&offset)];
-    let y = run(LayerNorm { rows: Rows::of(k) }, &inputs, &[m * k], params, linear_grid(m));
+    let y = run(LayerNorm::new(k), &inputs, &[m * k], params, linear_grid(m));
     let expected = reference(&x, &factor, &offset, EPS);
     assert_close("y", floats(&y[0]), &expected, 1e-4, 1e-4);
 }

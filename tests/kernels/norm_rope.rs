@@ -75,7 +75,7 @@ fn a_token_of_zeros_stays_zero_and_one_that_is_no_number_shows() {
     x[..6].fill(0.0);
     x[15] = f32::NAN;
     let (weight, angles) = (values(6, 2), values(9, 3));
-    let kernel = NormRope { rotate: true, element: Element::F32 };
+    let kernel = NormRope::new(true, Element::F32, 6);
     let y = on_gpu(kernel, params, [&x, &weight, &angles, &angles]);
     assert_eq!(y[..6], [0.0; 6]);
     assert!(y[6..12].iter().all(|y| y.is_finite()) && y[12..].iter().all(|y| y.is_nan()), "{y:?}");

@@ -14,10 +14,12 @@ const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 24), (5, 7, 33), (65, 66, 72)
 fn forms(product: Product) -> Vec<Form> {
     let facts = AdapterFacts::of(&wgpu_device());
     let mut forms = Form::candidates(&facts, product);
-    let registers = Form::Registers { broadcast: false };
-    if !forms.contains(&registers) {
-        forms.push(registers);
+    let mut others = vec![Form::Registers { broadcast: false, columns: 4 }];
+    if !product.grouped {
+        others.extend([1, 8].map(|parts| Form::SplitK { parts }));
     }
+    others.retain(|form| !forms.contains(form));
+    forms.extend(others);
     forms
 }
 
@@ -50,9 +52,25 @@ fn integers(words: Vec<u32>) -> Vec<i32> {
 fn integers_compared(form: Form, bits: (u32, u32)) -> bool {
     match form {
         Form::Tile { rows: 1, columns: 1 } | Form::Matrix { .. } => true,
-        Form::Registers { broadcast } => broadcast || bits == (3, 3) || bits == (8, 8),
+        Form::SplitK { .. } => true, // little code
+        Form::Registers { broadcast, .. } => broadcast || bits == (3, 3) || bits == (8, 8),
         Form::Tile { rows, columns } => bits == if rows == columns { (8, 8) } else { (4, 4) },
     }
+}
+
+#[test]
+fn few_results_take_the_form_that_splits_k() {
+    let product = Product::plain(Bits::B4, Bits::B4);
+    let params = |m, n| Params { m, n, k: 1536, group_size: 1536 };
+    let splits = |facts: &AdapterFacts, params| {
+        matches!(Form::preferred(facts, product, params), Form::SplitK { .. })
+    };
+    let gpu = AdapterFacts::default();
+    assert!(splits(&gpu, params(1, 9216)) && !splits(&gpu, params(256, 64)));
+    let software = AdapterFacts { is_software: true, ..AdapterFacts::default() };
+    assert!(splits(&software, params(16, 64)) && !splits(&software, params(256, 1536)));
+    let grouped = Product { grouped: true, ..product };
+    assert!(!matches!(Form::preferred(&gpu, grouped, params(1, 8)), Form::SplitK { .. }));
 }
 
 #[test]
@@ -80,6 +98,7 @@ fn compared(form: Form, product: Product) -> bool {
         Form::Tile { rows: 1, columns: 1 } | Form::Matrix { .. } => {
             is_four || product.w_bits == Bits::B3
         }
+        Form::SplitK { .. } => true,
         Form::Tile { rows, columns } => is_four && rows == columns && product.grouped,
         Form::Registers { .. } => is_four && product.grouped,
     }

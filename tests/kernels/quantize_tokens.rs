@@ -90,7 +90,7 @@ fn quantize_tokens_matches_its_twin() {
             };
             let spec = TokenSpec { bits: kernel.bits, scheme: kernel.scheme, range };
             let (specialized, params) = QuantizeTokens::new(spec, kernel.element, m, k);
-            if specialized.rows != kernel.rows {
+            if (specialized.rows, specialized.invocations) != (kernel.rows, kernel.invocations) {
                 continue;
             }
             let QuantizeTokens { activation, transform, .. } = kernel;

@@ -55,8 +55,13 @@ impl Conv3d {
 pub(super) fn run(conv: Conv3d, reads: &[&CubeTensor], y: &CubeTensor, params: Params) {
     let facts = AdapterFacts::of_cube(&y.device);
     if facts.is_software {
-        let adjacent = params.stride_w == 1 && conv.window[2] > 1;
-        let kernel = Conv3dRows { conv, adjacent, shared_weights: facts.offers(Tier::Subgroups) };
+        let Conv3d { window: [_, height, width], out_block } = conv;
+        let kernel = Conv3dRows {
+            window: [height, width],
+            out_block,
+            adjacent: params.stride_w == 1 && width > 1,
+            shared_weights: facts.offers(Tier::Subgroups),
+        };
         kernel.work(&params).launch(kernel, reads, &[y], params);
     } else {
         let kernel = Conv3dTile::new(conv, params.out_channels);
