@@ -5,7 +5,9 @@ use qvgen::kernels::conv3d_tile::Conv3dTile;
 
 #[test]
 fn conv3d_tile_matches_its_twin_and_the_definition() {
-    for kernel in Conv3dTile::all() {
+    // Wide tiles of one window are enough: compiling takes longer than running.
+    let compared = |kernel: &Conv3dTile| kernel.out_vectors == 1 || kernel.conv.window == [3, 3, 3];
+    for kernel in Conv3dTile::all().into_iter().filter(compared) {
         check_form(kernel, kernel.conv, |_| true, |params| kernel.grid(params));
     }
 }

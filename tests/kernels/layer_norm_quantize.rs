@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use qvgen::kernels::layer_norm::reference;
 use qvgen::kernels::layer_norm_quantize::LayerNormQuantize;
 use qvgen::kernels::{
-    GRID_WIDTH, GRID_WORDS, Kernel, RowTransform, layer_norm_quantize, linear_grid,
+    GRID_WIDTH, GRID_WORDS, Kernel, RowTransform, Rows, layer_norm_quantize, linear_grid,
 };
 use qvgen::quant::{self, Bits, Scheme, TokenRange, TokenSpec, words_per_row};
 
@@ -26,7 +26,8 @@ fn layer_norm_quantize_matches_its_twin() {
     // All schemes and transforms at one width are enough: compiling takes longer than running.
     let compared = |kernel: &LayerNormQuantize| {
         let is_usual = kernel.scheme == Scheme::Asymmetric && !kernel.static_range;
-        kernel.bits == Bits::B3 || is_usual && kernel.transform == RowTransform::NONE
+        let is_whole = kernel.transform == RowTransform::NONE && kernel.rows == Rows::Vectors;
+        kernel.bits == Bits::B3 || is_usual && is_whole
     };
     for kernel in LayerNormQuantize::all().into_iter().filter(compared) {
         let has_blocks = kernel.transform.hadamard > 1;

@@ -75,9 +75,12 @@ pub(crate) fn rows_from(outputs: &[Vec<u32>], bits: Bits, k: usize) -> PackedRow
 
 #[test]
 fn quantize_tokens_matches_its_twin() {
-    // One width of 16-bit floats and of transforms is enough: compiling takes longer than running.
+    // One width with all schemes and steps is enough: compiling takes longer than running.
     let is_usual = |kernel: &QuantizeTokens| {
-        kernel.element == Element::F32 && kernel.transform == RowTransform::NONE
+        kernel.element == Element::F32
+            && kernel.transform == RowTransform::NONE
+            && kernel.activation == Activation::Identity
+            && (kernel.scheme, kernel.static_range) == (Scheme::Asymmetric, false)
     };
     let compared = |kernel: &QuantizeTokens| is_usual(kernel) || kernel.bits == Bits::B3;
     for kernel in QuantizeTokens::all().into_iter().filter(compared).filter(|&k| runs(k)) {
