@@ -228,40 +228,55 @@ fn what_a_device_lacks_is_empty_in_the_comparison() {
     assert!(comparison.warnings.iter().any(|warning| warning.contains("other integers")));
 }
 
-/// Every suite's jobs, verified and timed at the smallest size.
-#[test]
-fn every_suite_is_verified_on_all_devices() {
-    for open in [OpenDevice::cpu(), wgpu()] {
-        let selection = Selection {
-            tokens: vec![33],
-            block_tokens: 16,
-            ..Selection::for_device(&OpenDevice::cpu(), true)
+/// Some suites' jobs on a device, verified and timed at the smallest size.
+fn assert_verified(open: &OpenDevice, suites: &[Suite]) {
+    let selection = Selection {
+        tokens: vec![33],
+        block_tokens: 16,
+        ..Selection::for_device(&OpenDevice::cpu(), true)
+    };
+    let mut entries = bench::entries(&selection, open);
+    entries.retain(|entry| suites.contains(&entry.identity.suite));
+    let report = bench::run_device(open, &entries, REPEATS, &|| false, &mut |_| ());
+    assert!(report.checksum.is_right, "{}: {:?}", report.name, report.checksum);
+    for entry in &report.entries {
+        let timed = entry.timed().unwrap_or_else(|| {
+            panic!("{} on {}: {:?}", entry.identity, report.name, entry.outcome)
+        });
+        assert!(timed.seconds.median > 0.0 && timed.error <= timed.tolerance);
+        let identity = &entry.identity;
+        let has_form = match identity.suite {
+            Suite::Matmul => identity.kernel.split('+').any(|kernel| kernel == "qmatmul"),
+            Suite::Attention => identity.kernel == "attention" && identity.precision != "int8",
+            _ => false,
         };
-        let entries = bench::entries(&selection, &open);
-        let report = bench::run_device(&open, &entries, REPEATS, &|| false, &mut |_| ());
-        assert!(report.checksum.is_right, "{}: {:?}", report.name, report.checksum);
-        for entry in &report.entries {
-            let timed = entry.timed().unwrap_or_else(|| {
-                panic!("{} on {}: {:?}", entry.identity, report.name, entry.outcome)
-            });
-            assert!(timed.seconds.median > 0.0 && timed.error <= timed.tolerance);
-            let identity = &entry.identity;
-            let has_form = match identity.suite {
-                Suite::Matmul => identity.kernel.split('+').any(|kernel| kernel == "qmatmul"),
-                Suite::Attention => identity.kernel == "attention" && identity.precision != "int8",
-                _ => false,
-            };
-            assert_eq!(timed.form.is_some(), has_form, "{identity}");
-        }
-        for suite in Suite::ALL {
-            assert!(report.entries.iter().any(|entry| entry.identity.suite == suite), "{suite}");
-        }
-        let steps = report.entries.iter().filter(|entry| entry.identity.suite == Suite::Step);
-        for step in steps.filter(|_| open.adapter.is_some()) {
-            let parts = step.timed().unwrap().breakdown.as_ref().unwrap();
-            assert!(parts.kernels.iter().any(|k| k.kernel.starts_with("attention")), "{parts:?}");
-        }
+        assert_eq!(timed.form.is_some(), has_form, "{identity}");
     }
+    for suite in suites {
+        assert!(report.entries.iter().any(|entry| entry.identity.suite == *suite), "{suite}");
+    }
+    let steps = report.entries.iter().filter(|entry| entry.identity.suite == Suite::Step);
+    for step in steps.filter(|_| open.adapter.is_some()) {
+        let parts = step.timed().unwrap().breakdown.as_ref().unwrap();
+        assert!(parts.kernels.iter().any(|k| k.kernel.starts_with("attention")), "{parts:?}");
+    }
+}
+
+#[test]
+fn every_suite_is_verified_on_the_cpu_device() {
+    assert_verified(&OpenDevice::cpu(), &Suite::ALL);
+}
+
+// On an adapter in two halves, which compile side by side.
+
+#[test]
+fn suites_of_kernels_are_verified_on_an_adapter() {
+    assert_verified(&wgpu(), &Suite::ALL[..Suite::ALL.len() / 2]);
+}
+
+#[test]
+fn suites_of_passes_and_steps_are_verified_on_an_adapter() {
+    assert_verified(&wgpu(), &Suite::ALL[Suite::ALL.len() / 2..]);
 }
 
 /// Arithmetic that keeps a processor busy for a while.

@@ -24,7 +24,7 @@ pub enum Suite {
     Block,
     /// One denoising step of a whole model.
     Step,
-    /// Forward and backward pass of a block in training.
+    /// A step of training a block.
     TrainStep,
 }
 

@@ -117,6 +117,7 @@ fn write_page(mut file: AtomicFile, model: &str, report: &QuantizeReport) -> any
 fn stage_words(stage: Stage) -> (&'static str, &'static str) {
     match stage {
         Stage::Observing => ("observing layers", "steps"),
+        Stage::Disturbing => ("disturbing layers", "layers"),
         Stage::Measuring => ("measuring methods", "layers"),
         Stage::Quantizing => ("quantizing", "layers"),
     }

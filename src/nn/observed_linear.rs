@@ -1,4 +1,5 @@
-//! A full-precision layer that shows what it reads, for methods that calibrate on it.
+//! A full-precision layer that shows what it reads, for methods that calibrate on it, and lets its
+//! result be changed.
 
 use super::{FullLinear, LinearInput, RunClock};
 use crate::quant::RunStep;
@@ -11,6 +12,13 @@ pub trait InputObserver: Debug + Send + Sync {
     /// Layer `name` is about to read `x` at `step` of a run; a long sequence comes in several calls,
     /// in token order.
     fn observe(&self, name: &str, x: &LinearInput, step: RunStep);
+
+    /// What becomes of the result `y` `[tokens, out_features]` of layer `name`: `y` itself, unless
+    /// the effect of a change is to be seen.
+    fn alter(&self, name: &str, y: Tensor<2>) -> Tensor<2> {
+        let _ = name;
+        y
+    }
 }
 
 /// A full-precision layer and who observes it.
@@ -37,6 +45,6 @@ impl ObservedLinear {
     pub(super) fn forward(&self, x: &LinearInput) -> Tensor<2> {
         let Observed { name, observer, clock } = &self.observed;
         observer.observe(name, x, clock.now());
-        self.full.forward(x.values(), None)
+        observer.alter(name, self.full.forward(x.values(), None))
     }
 }

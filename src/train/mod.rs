@@ -42,6 +42,7 @@ pub use init::random_parameters;
 pub use metrics::{Metric, MetricsFile, StepMetric, ValidationMetric, read_metrics};
 pub use open_dataset::{Part, latent_shape, open_dataset};
 pub use optimizer::OptimizerSettings;
+pub(crate) use optimizer::square_sum;
 pub use parameters::{Group, Parameter, Parameters};
 pub use plan::{TrainMemory, TrainPlan};
 pub use run::{Event, Mode, OpenedModel, Outcome, RunFolder, TrainJob, check_layers, train};

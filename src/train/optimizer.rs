@@ -123,7 +123,7 @@ impl OptimizerSettings {
 }
 
 /// Sum of the squares of all gradients, a tensor of one element.
-pub(super) fn square_sum(gradients: &GradientMap) -> Option<Tensor<1>> {
+pub(crate) fn square_sum(gradients: &GradientMap) -> Option<Tensor<1>> {
     gradients.values().map(|g| (g.clone() * g.clone()).sum()).reduce(|a, b| a + b)
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use qvgen::kernels::device::{self, Selection};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Asserts `|actual − expected| ≤ abs + rel·|expected|` for every element.
 #[track_caller]
@@ -61,7 +61,10 @@ pub(crate) fn devices() -> [(&'static str, Device); 2] {
 ///
 /// A missing adapter fails the test: skipping silently would hide every kernel bug.
 pub(crate) fn wgpu_device() -> Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
+    static POOL: [OnceLock<Device>; SEATS] = [const { OnceLock::new() }; SEATS];
+    thread_local! {
+        static SEAT: Seat = Seat::take();
+    }
     let open = || {
         let backend = std::env::var("QVGEN_TEST_BACKEND").ok();
         let name = std::env::var("QVGEN_TEST_DEVICE").ok();
@@ -70,7 +73,30 @@ pub(crate) fn wgpu_device() -> Device {
         assert!(open.adapter.is_some(), "no adapter: `qvgen setup` installs one on Debian");
         open.device
     };
-    DEVICE.get_or_init(open).clone()
+    SEAT.with(|seat| POOL[seat.0].get_or_init(open).clone())
+}
+
+/// Devices among which tests are spread: a software adapter compiles on one thread for each.
+const SEATS: usize = 2;
+/// Tests on each of them.
+static TAKEN: Mutex<[usize; SEATS]> = Mutex::new([0; SEATS]);
+
+/// A test's place at the device with the fewest tests.
+struct Seat(usize);
+
+impl Seat {
+    fn take() -> Self {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (0..SEATS).min_by_key(|&place| taken[place]).unwrap();
+        taken[place] += 1;
+        Self(place)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0] -= 1;
+    }
 }
 
 /// Folder of the reference data: `QVGEN_FIXTURES`, else the copy in this repository.

@@ -44,6 +44,7 @@ mod qmatmul;
 mod qmatmul_float;
 mod qmatmul_matrix;
 mod qmatmul_registers;
+mod qmatmul_split_k;
 mod qmatvec;
 mod quantize_heads;
 mod quantize_tokens;

@@ -59,21 +59,6 @@ fn integers_compared(form: Form, bits: (u32, u32)) -> bool {
 }
 
 #[test]
-fn few_results_take_the_form_that_splits_k() {
-    let product = Product::plain(Bits::B4, Bits::B4);
-    let params = |m, n| Params { m, n, k: 1536, group_size: 1536 };
-    let splits = |facts: &AdapterFacts, params| {
-        matches!(Form::preferred(facts, product, params), Form::SplitK { .. })
-    };
-    let gpu = AdapterFacts::default();
-    assert!(splits(&gpu, params(1, 9216)) && !splits(&gpu, params(256, 64)));
-    let software = AdapterFacts { is_software: true, ..AdapterFacts::default() };
-    assert!(splits(&software, params(16, 64)) && !splits(&software, params(256, 1536)));
-    let grouped = Product { grouped: true, ..product };
-    assert!(!matches!(Form::preferred(&gpu, grouped, params(1, 8)), Form::SplitK { .. }));
-}
-
-#[test]
 fn every_form_gives_the_integers_of_the_twin() {
     for bits in [(3, 3), (4, 4), (6, 6), (8, 8), (8, 3), (4, 2), (6, 4), (8, 6)] {
         let [x_bits, w_bits] = [bits.0, bits.1].map(|bits| Bits::from_u32(bits).unwrap());

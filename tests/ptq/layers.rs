@@ -247,7 +247,7 @@ fn a_budget_over_real_candidates_is_kept_and_lowers_the_error_of_one_width() {
                 [Method::Mse, Method::SmoothQuant].map(|m| Candidate::measure(&problem, m))
             };
             let candidates = [Bits::B3, Bits::B4, Bits::B8].map(measure).concat();
-            Options { weights: weight.len() as u64, candidates }
+            Options { weights: weight.len() as u64, sensitivity: 1.0, candidates }
         })
         .collect();
     let budget = 7.0;

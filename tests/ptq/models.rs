@@ -7,7 +7,7 @@ use qvgen::method::ptq::{ActivationMode, Method};
 use qvgen::method::{Rounding, Scope};
 use qvgen::nn::AttentionPrecision;
 use qvgen::pipeline::PipelineError;
-use qvgen::pipeline::calibrate::{CalibrationJob, Observations, calibrate};
+use qvgen::pipeline::calibrate::{CalibrationJob, Observations, calibrate, sensitivities};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::model::VideoModel;
@@ -325,6 +325,23 @@ fn without_observing_the_default_method_stores_what_rounding_stores() {
     quantize(&model, &job, &device, &cancel, &mut |_, _, _| {}).expect("work");
     let [plain, method] = [plain, method].map(|folder| sample(&folder, &device));
     assert_eq!(plain, method);
+}
+
+#[test]
+fn every_layer_has_an_effect_on_the_prediction_the_same_on_all_devices() {
+    for folder in ["wan_", "cogvideox_1_5_"].map(fixture_folders).iter().flatten() {
+        let model = VideoModel::open(folder).expect("a model");
+        let job = job(&model, &["a red square"], None);
+        let [cpu, wgpu] = opened().map(|(_, device)| {
+            sensitivities(&model, &job, &device, &Cancel::new(), &mut |_, _| {}).expect("effects")
+        });
+        assert!(cpu.keys().eq(job.layers.iter()));
+        for (layer, effect) in &cpu {
+            let other = wgpu[layer];
+            assert!(*effect > 0.0 && effect.is_finite(), "{layer}: {effect}");
+            assert!((effect - other).abs() <= 0.05 * effect, "{layer}: {effect}, {other}");
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Forward and backward pass of a block in training: full precision, fake-quantized, and with Φ.
+//! A step of training a block, optimizer included: full precision, fake-quantized, and with Φ.
 //!
 //! As in training, the forward pass runs twice: once without a graph, and once more for the
 //! gradients. It is verified with a few tokens against the CPU, by the gradients of the input and
-//! of the first projection.
+//! of the first projection, and by how far the step moves that projection.
 
 use super::{Selection, distance, not_run, read};
 use crate::bench::models::Model;
@@ -15,7 +15,9 @@ use crate::models::DenoiserConfig;
 use crate::models::denoiser::EmbeddedShapes;
 use crate::nn::{Limits, Weights};
 use crate::quant::{Bits, Precision};
-use crate::train::{Group, Parameter, ParameterSource, Parameters, QuantizedLayers};
+use crate::train::{
+    Group, OptimizerSettings, Parameter, ParameterSource, Parameters, QuantizedLayers, square_sum,
+};
 use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
     let grid = if model.is_pocket() { [3, 8, 8] } else { frame };
     let plain = Recipe { auxiliary: Auxiliary::None, ..Method::QDm.recipe(32, 0.5) };
     let cases = [
-        ("forward+backward", "full", None),
+        ("forward, backward, AdamW", "full", None),
         ("q-dm", "w4a4", Some(plain)),
         ("qvgen, rank 32", "w4a4", Some(Method::Qvgen.recipe(32, 0.5))),
     ];
@@ -56,13 +58,23 @@ fn entry(
     let identity = Identity::new(Suite::TrainStep, case, kernel, precision, &parameters);
     // Two forward passes, and a backward pass of two products for each.
     let forward = super::block::block_work(&*config, Precision::FULL, tokens, text);
-    let work = Work { f32_ops: 4.0 * forward.f32_ops, bytes: 4.0 * forward.bytes, ..forward };
+    // The optimizer reads four tensors per parameter and writes three.
+    let updated = 28.0 * block_parameters(&*config) as f64;
+    let bytes = 4.0 * forward.bytes + updated;
+    let work = Work { f32_ops: 4.0 * forward.f32_ops, bytes, ..forward };
     let largest = tokens * config.ffn_dim();
     let is_full = recipe.is_none();
     let entry = Entry::new(identity, work, largest, move |device| {
         Ok(Box::new(Pass::new(&config, recipe.as_ref(), grid, text, limits, device)?))
     });
     if is_full { entry.as_baseline(Baseline::F32) } else { entry }
+}
+
+/// Values of the first block's tensors.
+fn block_parameters(config: &dyn DenoiserConfig) -> usize {
+    let shapes = config.parameter_shapes().into_iter();
+    let of_block = shapes.filter(|(name, _)| config.block_of(name) == Some(0));
+    of_block.map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 /// A block in training on one device.
@@ -81,8 +93,9 @@ struct Inputs {
     conditions: Vec<Tensor<2>>,
 }
 
-/// Gradients of the hidden state and of the first projection.
-type Gradients = [Tensor<2>; 2];
+/// Gradients of the hidden state and of the first projection, and the norm of what the step changed
+/// of the latter: single values move by the sign of their gradient, which may be that of rounding.
+type Outcome = [Tensor<2>; 3];
 
 impl Training {
     fn new(
@@ -141,7 +154,7 @@ impl Training {
         Inputs { grid, hidden: random(hidden, 1), conditions: random(conditions, 1000) }
     }
 
-    fn pass(&self, inputs: &Inputs) -> Result<Gradients, Failure> {
+    fn pass(&self, inputs: &Inputs) -> Result<Outcome, Failure> {
         let failed = |what: &str| Failure::Device(format!("there is no gradient of {what}"));
         let invalid = |err: crate::nn::WeightError| Failure::Device(err.to_string());
         let mut layers = self.layers.clone();
@@ -172,14 +185,22 @@ impl Training {
         if let Some(layers) = &layers {
             layers.backward(&parameters, &mut map);
         }
-        let of_weight = map
+        let (name, of_weight) = map
             .iter()
             .find(|(name, _)| name.contains("attn1.to_q"))
-            .map(|(_, gradient)| gradient.clone().unsqueeze::<2>())
+            .map(|(name, gradient)| (name.clone(), gradient.clone().unsqueeze::<2>()))
             .ok_or_else(|| failed("the weights"))?;
+        let squares = square_sum(&map).ok_or_else(|| failed("anything"))?;
+        let norm = f64::from(read(squares)?[0]).sqrt();
+        let mut updated = parameters.clone();
+        OptimizerSettings::default().update(&mut updated, &map, norm, 1, (0, 1));
+        let weight = |all: &Parameters| all.get(&name).map(|parameter| parameter.value.clone());
+        let change = weight(&updated).zip(weight(&parameters)).map(|(new, old)| new - old);
+        let change = change.ok_or_else(|| failed("the weights"))?;
+        let change = (change.clone() * change).sum().sqrt().unsqueeze::<2>();
         let of_hidden: Option<Vec<_>> = hidden.iter().map(|part| part.grad(&gradients)).collect();
         let of_hidden = of_hidden.ok_or_else(|| failed("the tokens"))?;
-        Ok([Tensor::cat(of_hidden, 0), of_weight])
+        Ok([Tensor::cat(of_hidden, 0), of_weight, change])
     }
 }
 
@@ -187,8 +208,8 @@ struct Pass {
     training: Training,
     inputs: Inputs,
     few: Inputs,
-    expected: [Vec<f32>; 2],
-    last: Option<Result<Gradients, Failure>>,
+    expected: [Vec<f32>; 3],
+    last: Option<Result<Outcome, Failure>>,
 }
 
 impl Pass {
@@ -202,12 +223,12 @@ impl Pass {
     ) -> Result<Self, Failure> {
         let training = Training::new(config, recipe, limits, device)?;
         let twin = training.on(&Device::flex());
-        let [hidden, weight] = twin.pass(&twin.inputs(FEW, 16))?;
+        let [hidden, weight, change] = twin.pass(&twin.inputs(FEW, 16))?;
         Ok(Self {
             inputs: training.inputs(grid, text),
             few: training.inputs(FEW, 16),
             training,
-            expected: [read(hidden)?, read(weight)?],
+            expected: [read(hidden)?, read(weight)?, read(change)?],
             last: None,
         })
     }
@@ -220,13 +241,13 @@ impl Job for Pass {
     }
 
     fn verify(&mut self) -> Result<Verified, Failure> {
-        for gradient in self.last.clone().ok_or_else(not_run)?? {
-            super::check_finite(gradient)?;
+        for outcome in self.last.clone().ok_or_else(not_run)?? {
+            super::check_finite(outcome)?;
         }
         let few = self.training.pass(&self.few)?;
         let mut worst = 0.0_f64;
-        for (gradient, expected) in few.into_iter().zip(&self.expected) {
-            let distance = distance(&read(gradient)?, expected);
+        for (outcome, expected) in few.into_iter().zip(&self.expected) {
+            let distance = distance(&read(outcome)?, expected);
             worst = if distance.is_nan() { f64::INFINITY } else { worst.max(distance) };
         }
         Verified::within(worst, TOLERANCE)

@@ -5,9 +5,10 @@
 //! of them has seen. Then [`Choice`] decides, layer by layer or over all of them:
 //!
 //! * under a budget of mean stored bits per weight: from the smallest option of each layer on, the
-//!   step that lowers the summed relative error most per bit is taken, as long as it fits (the
+//!   step that lowers the prediction's error most per bit is taken, as long as it fits (the
 //!   steps of each layer are those of its lower convex hull, for which this is optimal but for the
-//!   last step; Shoham and Gersho, IEEE TASSP 36, 1988);
+//!   last step; Shoham and Gersho, IEEE TASSP 36, 1988). The prediction's error is the sum of those
+//!   of layers, each times the share of it that arrives there ([`Options::sensitivity`]);
 //! * under a limit of the relative error: the smallest option of each layer that keeps to it.
 //!
 //! Ours; the idea of measuring layers one at a time is common (`ViDiT-Q`, arXiv 2406.02540, §3.4,
@@ -37,7 +38,7 @@ pub(super) fn solve(problem: &Problem<'_>) -> QuantizedLayer {
     let candidates: Vec<Candidate> =
         OPTIONS.iter().map(|&method| Candidate::measure(problem, method)).collect();
     let weights = problem.weight.len() as u64;
-    let best = least_error(&Options { weights, candidates: candidates.clone() });
+    let best = least_error(&Options { weights, sensitivity: 1.0, candidates: candidates.clone() });
     candidates[best].method.solve(problem)
 }
 
@@ -110,6 +111,9 @@ impl Choice {
 pub struct Options {
     /// Weights of the layer.
     pub weights: u64,
+    /// What a relative square of the output's error becomes in the model's prediction; one for all
+    /// layers where that is not known.
+    pub sensitivity: f64,
     /// At least one.
     pub candidates: Vec<Candidate>,
 }
@@ -179,6 +183,7 @@ fn within_budget(layers: &[Options], budget: f64) -> Result<Vec<usize>, BudgetEr
     for (layer, hull) in hulls.iter().enumerate() {
         steps.extend((1..hull.len()).map(|step| {
             let gain = error(layer, step - 1) - error(layer, step);
+            let gain = layers[layer].sensitivity * gain;
             (gain / (bytes(layer, step) - bytes(layer, step - 1)), layer, step)
         }));
     }
@@ -233,7 +238,8 @@ mod tests {
             error,
             bytes,
         };
-        Options { weights: 8, candidates: candidates.iter().map(candidate).collect() }
+        let candidates = candidates.iter().map(candidate).collect();
+        Options { weights: 8, sensitivity: 1.0, candidates }
     }
 
     #[test]
@@ -249,6 +255,14 @@ mod tests {
         assert_eq!(at(8.0), Ok(vec![2, 2]));
         let error = at(2.9).expect_err("too little").to_string();
         assert!(error.contains("--budget-bits 2.9") && error.contains("3.000"), "{error}");
+    }
+
+    #[test]
+    fn a_budget_goes_where_errors_arrive() {
+        let candidates = [(0.1, 3), (0.05, 4)];
+        let deaf = Options { sensitivity: 0.01, ..layer(&candidates) };
+        let layers = [deaf, layer(&candidates)];
+        assert_eq!(choose(&layers, Choice::BudgetBits(3.5)), Ok(vec![0, 1]));
     }
 
     #[test]

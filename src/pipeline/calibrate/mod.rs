@@ -11,10 +11,12 @@
 mod cache;
 mod observer;
 mod prompts;
+mod sensitivity;
 mod source;
 
 pub use cache::{CacheKey, cache_folder};
 pub use prompts::read_prompts;
+pub use sensitivity::{Sensitivities, sensitivities};
 
 use super::PipelineError;
 use super::cancel::Cancel;

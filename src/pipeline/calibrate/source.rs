@@ -1,7 +1,6 @@
 //! Full-precision parameters whose layers show what they read.
 
-use super::observer::TokenObserver;
-use crate::nn::{Linear, WeightError, WeightSource};
+use crate::nn::{InputObserver, Linear, WeightError, WeightSource};
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,14 +9,14 @@ use std::sync::Arc;
 pub(super) struct ObservingSource<'a> {
     source: &'a dyn WeightSource,
     layers: &'a BTreeSet<String>,
-    observer: Arc<TokenObserver>,
+    observer: Arc<dyn InputObserver>,
 }
 
 impl<'a> ObservingSource<'a> {
     pub(super) fn new(
         source: &'a dyn WeightSource,
         layers: &'a BTreeSet<String>,
-        observer: Arc<TokenObserver>,
+        observer: Arc<dyn InputObserver>,
     ) -> Self {
         Self { source, layers, observer }
     }

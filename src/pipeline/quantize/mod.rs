@@ -18,7 +18,7 @@ pub use report::{LayerReport, LeftAlone, QuantizeReport, REPORT_FILE};
 
 use super::PipelineError;
 use super::atomic::{AtomicFolder, Existing};
-use super::calibrate::{Observations, calibrate};
+use super::calibrate::{Observations, Sensitivities, calibrate, sensitivities};
 use super::cancel::Cancel;
 use super::checkpoint::ComponentKind;
 use super::companions::{MARKER, write_companions, write_json};
@@ -26,6 +26,8 @@ use super::model::VideoModel;
 use super::packed::FORMAT;
 use crate::kernels::device::OpenDevice;
 use crate::method::Rounding;
+use crate::method::ptq::Method;
+use crate::method::ptq::auto::Choice;
 use packing::Packing;
 use post_training::Solver;
 use spool::Spool;
@@ -55,6 +57,8 @@ pub struct QuantizeJob {
 pub enum Stage {
     /// Denoising steps of the clips that layers are observed in.
     Observing,
+    /// Layers whose output is disturbed, to see what arrives at the prediction.
+    Disturbing,
     /// Layers whose candidates are measured.
     Measuring,
     /// Layers that are quantized.
@@ -155,11 +159,13 @@ impl Work<'_> {
         let component = model.folder.component(ComponentKind::Transformer)?;
         let checkpoint = packing::full_precision(&component)?;
         let observations = self.observations(post_training, report, progress)?;
+        let sensitivities = self.sensitivities(post_training, progress)?;
         let solver = Solver {
             post_training,
             rounding: &job.transformer,
             checkpoint: &checkpoint,
             observations: &observations,
+            sensitivities: &sensitivities,
             device,
             cancel,
         };
@@ -186,5 +192,22 @@ impl Work<'_> {
             calibrate(self.model, calibration, self.device, self.cancel, &mut advance)?;
         report.calibration = Some(calibrated);
         Ok(observations)
+    }
+
+    /// What errors of layers do to the prediction, if a choice depends on it and clips are at hand.
+    fn sensitivities(
+        &self,
+        post_training: &PostTraining,
+        progress: &mut Progress<'_>,
+    ) -> Result<Sensitivities, PipelineError> {
+        let weighs = post_training.method == Method::Auto
+            && matches!(post_training.choice, Choice::BudgetBits(_));
+        match &post_training.calibration {
+            Some(calibration) if weighs => {
+                let mut advance = |done, total| progress(Stage::Disturbing, done, total);
+                sensitivities(self.model, calibration, self.device, self.cancel, &mut advance)
+            }
+            _ => Ok(Sensitivities::new()),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::method::ptq::{
 use crate::models::LinearShape;
 use crate::nn::{WeightError, WeightSource};
 use crate::pipeline::PipelineError;
-use crate::pipeline::calibrate::{CalibrationJob, Observations};
+use crate::pipeline::calibrate::{CalibrationJob, Observations, Sensitivities};
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::{Checkpoint, ComponentKind};
 use crate::quant::{Bits, Grid, QuantizedLayer};
@@ -52,6 +52,10 @@ pub(super) struct Task<'a> {
 pub struct ChoiceReport {
     /// Layer.
     pub name: String,
+    /// What a relative square of its output's error becomes in the prediction; absent where that
+    /// was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<f64>,
     /// Number of the candidate that was taken.
     pub chosen: usize,
     /// What was measured.
@@ -64,6 +68,8 @@ pub(super) struct Solver<'a> {
     pub(super) rounding: &'a Rounding,
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) observations: &'a Observations,
+    /// Of the layers where they were measured.
+    pub(super) sensitivities: &'a Sensitivities,
     pub(super) device: &'a OpenDevice,
     pub(super) cancel: &'a Cancel,
 }
@@ -113,8 +119,9 @@ impl<'a> Solver<'a> {
         for ((task, options), chosen) in tasks.iter_mut().zip(options).zip(chosen) {
             let Candidate { method, bits, .. } = options.candidates[chosen];
             (task.method, task.goal) = (method, auto::with_width(task.goal, bits));
-            let candidates = options.candidates;
-            reports.push(ChoiceReport { name: task.linear.name.clone(), chosen, candidates });
+            let (name, candidates) = (task.linear.name.clone(), options.candidates);
+            let sensitivity = self.sensitivities.get(&name).copied();
+            reports.push(ChoiceReport { name, sensitivity, chosen, candidates });
         }
         Ok(reports)
     }
@@ -130,7 +137,8 @@ impl<'a> Solver<'a> {
                 candidates.push(Candidate::measure(&problem, method));
             }
         }
-        Ok(Options { weights: loaded.weight.len() as u64, candidates })
+        let sensitivity = self.sensitivities.get(&task.linear.name).copied().unwrap_or(1.0);
+        Ok(Options { weights: loaded.weight.len() as u64, sensitivity, candidates })
     }
 
     /// Solves `tasks` into `spool`.
