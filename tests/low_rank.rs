@@ -109,8 +109,7 @@ fn assert_balanced(what: &str, low_rank: &LowRank, singular_values: &[f32]) {
 /// Every rank on the CPU; on wgpu, which may be a software driver that compiles products of every
 /// width anew, an odd one, one of whole vectors and the full one.
 fn ranks(device_name: &str, full: usize) -> Vec<usize> {
-    let is_chosen =
-        |rank: usize| device_name == "cpu" || rank == full || [5, 32].contains(&rank);
+    let is_chosen = |rank: usize| device_name == "cpu" || rank == full || [5, 32].contains(&rank);
     (1..=full).filter(|&rank| is_chosen(rank)).collect()
 }
 

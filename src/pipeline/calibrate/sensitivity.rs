@@ -60,8 +60,9 @@ fn disturbed(y: Tensor<2>) -> Tensor<2> {
     let device = y.device();
     let other = if tokens > 1 {
         let half = tokens / 2;
-        let parts = [y.clone().slice([half..tokens]), y.clone().slice([0..half])];
-        Tensor::cat(parts.to_vec(), 0)
+        let [first, rest] = [(0, half), (half, tokens - half)];
+        let rows = |(start, len)| y.clone().narrow(0, start, len);
+        Tensor::cat(vec![rows(rest), rows(first)], 0)
     } else {
         y.clone()
     };
