@@ -30,21 +30,7 @@
 #import tokens
 #import zero_points
 
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    group_size: u32,
-}
-
-@group(0) @binding(0) var<storage, read_write> x_codes: array<u32>;
-@group(0) @binding(1) var<storage, read_write> x_grid: array<u32>;
-@group(0) @binding(2) var<storage, read_write> w_codes: array<u32>;
-@group(0) @binding(3) var<storage, read_write> w_grid: array<u32>;
-const EPILOGUE: u32 = 4u;
-#import epilogue
-@group(0) @binding(EPILOGUE_END) var<storage, read_write> y: array<f32>;
-@group(0) @binding(EPILOGUE_END + 1u) var<uniform> params: Params;
+#import packed_product
 
 const X_HALF: u32 = 1u << (X_BITS - 1u);
 const W_HALF: u32 = 1u << (W_BITS - 1u);

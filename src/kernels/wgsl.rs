@@ -49,6 +49,7 @@ const SHARED: &[(&str, &str)] = &[
     ("log_sum_exp", include_str!("../../shaders/shared/log_sum_exp.wgsl")),
     ("multiply_add_dot", include_str!("../../shaders/shared/multiply_add_dot.wgsl")),
     ("multiply_add_float", include_str!("../../shaders/shared/multiply_add_float.wgsl")),
+    ("packed_product", include_str!("../../shaders/shared/packed_product.wgsl")),
     ("quads_scalar", include_str!("../../shaders/shared/quads_scalar.wgsl")),
     ("quads_vector", include_str!("../../shaders/shared/quads_vector.wgsl")),
     ("quantize_row", include_str!("../../shaders/shared/quantize_row.wgsl")),
