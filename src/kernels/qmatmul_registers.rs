@@ -52,7 +52,7 @@ impl Kernel for QMatmulRegisters {
     fn all() -> Vec<Self> {
         let both = |product| {
             let of = |(broadcast, columns)| Self { product, broadcast, columns };
-            [(true, 4), (false, 4), (true, 2)].map(of)
+            [(true, 4), (false, 4), (true, 2), (false, 2)].map(of)
         };
         Product::all().into_iter().flat_map(both).collect()
     }

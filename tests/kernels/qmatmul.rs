@@ -14,7 +14,7 @@ const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 24), (5, 7, 33), (65, 66, 72)
 fn forms(product: Product) -> Vec<Form> {
     let facts = AdapterFacts::of(&wgpu_device());
     let mut forms = Form::candidates(&facts, product);
-    let mut others = vec![Form::Registers { broadcast: false, columns: 4 }];
+    let mut others = [2, 4].map(|columns| Form::Registers { broadcast: false, columns }).to_vec();
     if !product.grouped {
         others.extend([1, 8].map(|parts| Form::SplitK { parts }));
     }
