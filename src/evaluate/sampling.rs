@@ -12,9 +12,7 @@ use crate::models::{Decoder, Denoiser, TextContext, Tiling};
 use crate::nn::Trace;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::model::VideoModel;
-use crate::pipeline::noise::standard_normal;
-use crate::pipeline::noising::Noising;
-use crate::pipeline::padding::repeat_first_frame;
+use crate::pipeline::noisy_latent::NoisyLatent;
 use crate::pipeline::plan::tiling;
 use crate::pipeline::sample::{Sampler, read};
 use crate::pipeline::settings::SampleSettings;
@@ -38,7 +36,6 @@ pub struct ClipSampler<'a> {
     sampler: Sampler<'a>,
     decoder: Box<dyn Decoder>,
     settings: SampleSettings,
-    noising: Noising,
     shape: [usize; 4],
     tiling: Option<Tiling>,
 }
@@ -61,7 +58,6 @@ impl<'a> ClipSampler<'a> {
         Ok(Self {
             decoder: sampler.load_decoder()?,
             tiling: tiling(model, &settings, [shape[2], shape[3]], device, None),
-            noising: model.noising()?,
             sampler,
             settings,
             shape,
@@ -178,16 +174,8 @@ impl<'a> ClipSampler<'a> {
         latent: &[f32],
         (seed, levels): (u64, &[f64]),
     ) -> Result<Vec<Vec<f32>>, EvaluateError> {
-        transformer.begin_run();
-        let context = transformer.text_context(embeds.clone(), &mut Trace::off());
-        let [clean, noise] = self.clean_and_noise(latent, seed);
-        let one = |&level: &f64| {
-            self.sampler.cancel.check()?;
-            let level = self.noising.at(level);
-            let noisy = level.mix(clean.clone(), noise.clone());
-            Ok(read(transformer.forward(noisy, level.timestep, &context))?)
-        };
-        levels.iter().map(one).collect()
+        let noisy = self.noisy(latent, seed)?;
+        Ok(noisy.predictions(transformer, embeds, levels, &self.sampler.cancel)?)
     }
 
     /// What it should predict there.
@@ -200,21 +188,12 @@ impl<'a> ClipSampler<'a> {
         latent: &[f32],
         (seed, levels): (u64, &[f64]),
     ) -> Result<Vec<Vec<f32>>, EvaluateError> {
-        let [clean, noise] = self.clean_and_noise(latent, seed);
-        let one =
-            |&level: &f64| Ok(read(self.noising.at(level).target(clean.clone(), noise.clone()))?);
-        levels.iter().map(one).collect()
+        Ok(self.noisy(latent, seed)?.targets(levels)?)
     }
 
-    /// A clip's latent as the transformer takes it, and the noise that it is mixed with for comparing
-    /// velocities, which is not that of sampling.
-    fn clean_and_noise(&self, latent: &[f32], seed: u64) -> [Tensor<4>; 2] {
-        let tensor = |values: Vec<f32>, shape: [usize; 4]| {
-            Tensor::<4>::from_data(TensorData::new(values, shape), &self.sampler.device.device)
-        };
-        let shape = self.sampler.model.padded_shape(self.shape);
-        let clean = repeat_first_frame(tensor(latent.to_vec(), self.shape), shape[1]);
-        [clean, tensor(standard_normal(seed, 1, shape.iter().product()), shape)]
+    fn noisy(&self, latent: &[f32], seed: u64) -> Result<NoisyLatent, EvaluateError> {
+        let Sampler { model, device, .. } = self.sampler;
+        Ok(NoisyLatent::new(model, latent.to_vec(), self.shape, seed, &device.device)?)
     }
 
     /// `one(0)` to `one(count − 1)`: side by side on the CPU, if they may be, otherwise in turn.

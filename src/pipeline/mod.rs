@@ -31,6 +31,7 @@ pub mod model;
 mod model_files;
 pub mod noise;
 pub mod noising;
+pub mod noisy_latent;
 pub mod packed;
 pub mod padding;
 pub mod plan;

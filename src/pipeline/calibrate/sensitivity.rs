@@ -10,16 +10,15 @@
 use super::CalibrationJob;
 use super::source::ObservingSource;
 use crate::kernels::device::OpenDevice;
-use crate::models::Denoiser;
-use crate::nn::{InputObserver, LinearInput, Trace};
+use crate::nn::{InputObserver, LinearInput};
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::ComponentKind;
 use crate::pipeline::model::VideoModel;
 use crate::pipeline::noise::standard_normal;
-use crate::pipeline::padding::repeat_first_frame;
+use crate::pipeline::noisy_latent::NoisyLatent;
 use crate::pipeline::plan::Plan;
-use crate::pipeline::sample::{Sampler, read};
+use crate::pipeline::sample::Sampler;
 use crate::quant::RunStep;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::BTreeMap;
@@ -101,18 +100,17 @@ pub fn sensitivities(
     let source = ObservingSource::new(weights.source(), &job.layers, disturber.clone());
     let transformer = sampler.load_from(&source, plan.resident_blocks, &mut |_, _, _| {})?;
     let latent = sampler.latent(&settings, &*transformer, embeds.clone(), &mut |_, _, _| {})?;
-    let predictions = Predictions {
-        transformer: &*transformer,
-        text: embeds[0].clone(),
-        inputs: noisy_latents(&sampler, job, latent)?,
+    let latent_shape = settings.latent_shape(model);
+    let noisy = NoisyLatent::new(model, latent, latent_shape, 0, &device.device)?;
+    let predict = || -> Result<Vec<f32>, PipelineError> {
+        Ok(noisy.predictions(&*transformer, &embeds[0], &LEVELS, cancel)?.concat())
     };
-    let exact = predictions.read()?;
+    let exact = predict()?;
     let mut found = Sensitivities::new();
     for (done, layer) in job.layers.iter().enumerate() {
-        cancel.check()?;
         progress(done, job.layers.len());
         disturber.set(Some(layer));
-        let share = relative_square(&predictions.read()?, &exact);
+        let share = relative_square(&predict()?, &exact);
         if !share.is_finite() {
             let what = format!("the prediction behind layer {layer}");
             return Err(PipelineError::NotFinite { what });
@@ -121,47 +119,6 @@ pub fn sensitivities(
     }
     progress(job.layers.len(), job.layers.len());
     Ok(found)
-}
-
-/// The clip's latent at [`LEVELS`] of noise, and what the transformer is told of them.
-fn noisy_latents(
-    sampler: &Sampler<'_>,
-    job: &CalibrationJob,
-    latent: Vec<f32>,
-) -> Result<Vec<(f32, Tensor<4>)>, PipelineError> {
-    let Sampler { model, device, .. } = sampler;
-    let tensor = |values: Vec<f32>, shape: [usize; 4]| {
-        Tensor::<4>::from_data(TensorData::new(values, shape), &device.device)
-    };
-    let shape = job.sampling.sampled_shape(model);
-    let clean = tensor(latent, job.sampling.latent_shape(model));
-    let clean = repeat_first_frame(clean, shape[1]);
-    let noise = tensor(standard_normal(0, 1, shape.iter().product()), shape);
-    let noising = model.noising()?;
-    let levels = LEVELS.into_iter().map(|level| {
-        let level = noising.at(level);
-        (level.timestep, level.mix(clean.clone(), noise.clone()))
-    });
-    Ok(levels.collect())
-}
-
-/// What the transformer is asked for, again and again.
-struct Predictions<'a> {
-    transformer: &'a dyn Denoiser,
-    text: Tensor<2>,
-    inputs: Vec<(f32, Tensor<4>)>,
-}
-
-impl Predictions<'_> {
-    fn read(&self) -> Result<Vec<f32>, PipelineError> {
-        self.transformer.begin_run();
-        let text = self.transformer.text_context(self.text.clone(), &mut Trace::off());
-        let mut values = Vec::new();
-        for (timestep, latent) in &self.inputs {
-            values.extend(read(self.transformer.forward(latent.clone(), *timestep, &text))?);
-        }
-        Ok(values)
-    }
 }
 
 /// `‖a − b‖² / ‖b‖²`.
