@@ -11,6 +11,7 @@ use anyhow::Context;
 use burn::tensor::{Device, Tensor, TensorData};
 use cpu_time::ProcessTime;
 use qvgen::bench::Model;
+use qvgen::kernels::MemoryWatch;
 use qvgen::kernels::device::{self, Selection};
 use qvgen::method::{Rounding, Scope};
 use qvgen::models::{DenoiserConfig, LinearShape};
@@ -108,15 +109,17 @@ const GIB: f64 = (1_u64 << 30) as f64;
 /// predicts it.
 fn print_plan() -> anyhow::Result<()> {
     println!("GiB on the device while denoising with guidance, all blocks resident");
-    println!("| model | size | precision | weights | 17 frames | 49 frames | 81 frames |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| model | size | precision | weights | 17 frames | 33 frames | 49 frames | 81 frames |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     for model in Model::all().iter().filter(|model| !model.is_pocket()) {
         let (config, (width, height)) = (&*model.config, model.size);
         for precision in ["full", "w8a8", "w4a4", "w3a3"] {
             let weights = RandomWeights::new(config, precision.parse()?, usize::MAX);
             let parameters = TransformerBytes::of(config, &|layer| weights.bytes(layer));
-            let weight_bytes = parameters.on_device(config.num_layers());
-            let total = [17, 49, 81].map(|frames| {
+            let weight_bytes = parameters.on_device(config.num_layers(), 0);
+            let total = [17, 33, 49, 81].map(|frames| {
                 let tokens = config.grid(model.latent(frames, model.size)).iter().product();
                 let activations = config.activation_bytes(tokens, model.text_tokens, 2, 1 << 29);
                 format!("{:.1}", (weight_bytes + activations) as f64 / GIB)
@@ -160,7 +163,12 @@ fn main() -> anyhow::Result<()> {
     open.device.sync()?;
     // What was needed to quantize is not needed any more.
     open.device.memory_cleanup();
-    println!("loaded {layers} layers in {:.1} s", start.elapsed().as_secs_f64());
+    let in_use = || open.device.memory_pool_usage().map_or(0, |usage| usage.bytes_in_use);
+    println!(
+        "loaded {layers} layers in {:.1} s: {:.3} GiB in use",
+        start.elapsed().as_secs_f64(),
+        in_use() as f64 / GIB
+    );
 
     let (shape, text_tokens) = (model.latent(frames, (width, height)), model.text_tokens);
     let tokens = config.grid(shape).iter().product::<usize>();
@@ -173,6 +181,7 @@ fn main() -> anyhow::Result<()> {
     let context =
         transformer.text_context(Tensor::<2>::from_data(text, &open.device), &mut Trace::off());
     open.device.sync()?;
+    let watch = MemoryWatch::start();
     for pass in ["first (compiles shaders)", "second"] {
         let (start, processor) = (Instant::now(), ProcessTime::now());
         let velocity = transformer.forward(latent.clone(), 500.0, &context);
@@ -188,14 +197,17 @@ fn main() -> anyhow::Result<()> {
         );
     }
     let gib = |bytes: u64| bytes as f64 / GIB;
-    let weight_bytes = parameters.on_device(resident);
     let activations = config.activation_bytes(tokens, text_tokens, 1, open.max_elements());
+    let weight_bytes = parameters.on_device(resident, activations);
     println!(
-        "device memory predicted: {:.2} GiB ({:.2} weights, {:.2} activations)",
+        "device memory predicted: {:.3} GiB ({:.3} weights, {:.3} activations)",
         gib(weight_bytes + activations),
         gib(weight_bytes),
         gib(activations)
     );
+    if let Some(bytes) = watch.stop() {
+        println!("device memory in use at the fullest moment: {:.3} GiB", gib(bytes));
+    }
     if let Some(usage) = open.device.memory_pool_usage() {
         println!("device memory reserved: {:.2} GiB", gib(usage.bytes_reserved));
     }

@@ -227,7 +227,9 @@ fn print_report(report: &Report, plan: &Plan, settings: &SampleSettings, out: &P
         "speed   {:.3} s/step, {:.4} tera-operations per second",
         report.seconds_per_step, report.denoise_tops
     ));
-    let device = memory("device", report.peak_device_bytes);
+    let reserved = report.reserved_device_bytes.map(output::bytes);
+    let reserved = reserved.map_or_else(String::new, |bytes| format!(" ({bytes} reserved)"));
+    let device = memory("device", report.peak_device_bytes) + &reserved;
     let host = memory("host", report.peak_host_bytes);
     let memory = format!("{device}{host}");
     output::line(&format!("memory  {} at the peak", memory.trim_start_matches(", ")));

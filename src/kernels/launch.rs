@@ -4,7 +4,7 @@
 //! buffer; parameters travel as the last binding, a uniform; the pipeline cache sees only the
 //! kernel's id, so the id is the kernel's type and value, which also determine the text.
 
-use super::{AdapterFacts, Kernel, dump, profile, rearrange};
+use super::{AdapterFacts, Kernel, dump, memory_watch, profile, rearrange};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{DType, DispatchDevice, Shape};
 use burn::tensor::{Device, TensorData};
@@ -127,6 +127,7 @@ fn enqueue(
         let count = CubeCount::Static(grid[0], grid[1], grid[2]);
         client.launch(kernel, count, arguments);
     });
+    memory_watch::look(client);
     make_room(client);
 }
 

@@ -1,6 +1,8 @@
 //! The blocks of a transformer: all on the device, or the last of them in host memory.
 
-use crate::nn::{AttentionPrecision, HostWeights, Limits, RunClock, WeightError, Weights};
+use crate::nn::{
+    AttentionPrecision, HostWeights, Limits, MemoryWatch, RunClock, WeightError, Weights,
+};
 use burn::tensor::Device;
 use std::fmt::Debug;
 
@@ -106,6 +108,7 @@ impl<B: Block> Blocks<B> {
             let Some(block) = next.take() else { break };
             visit(streamed.index, &block);
             next = self.streamed.get(position + 1).map(upload);
+            MemoryWatch::look_at(&self.device);
             // A failure shows when the result is read.
             let _ = self.device.sync();
         }

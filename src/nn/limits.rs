@@ -4,7 +4,7 @@ use crate::kernels::AdapterFacts;
 use burn::tensor::{Device, Tensor};
 
 pub(super) use crate::kernels::MAX_DISPATCH_OPS;
-use crate::kernels::concatenate;
+use crate::kernels::{concatenate, qmatmul};
 
 /// What a device can bind at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,13 @@ impl Limits {
     /// Most tokens of a `[tokens, dim]` tensor, at least one.
     pub fn tokens(self, dim: usize) -> usize {
         (self.max_elements / dim.max(1)).max(1)
+    }
+
+    /// Most tokens that two layers, from `dim` to `wide` features and back, take at once, so that what
+    /// is between them stays small: no tensor exceeds the limit, and no product a dispatch.
+    pub fn wide_tokens(self, dim: usize, wide: usize) -> usize {
+        let product_ops = 2 * dim as u64 * wide as u64;
+        self.tokens(wide).min(dispatch_rows(MAX_DISPATCH_OPS, product_ops, qmatmul::TILE))
     }
 
     /// How many of `tokens` each of the tensors `[_, dim]` has that they are kept in.

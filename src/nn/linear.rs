@@ -110,9 +110,8 @@ impl Linear {
     pub fn dispatch_tokens(&self) -> usize {
         match self {
             Self::Packed(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
-            Self::Full(_) | Self::FakeQuant(_) | Self::QuantAware(_) | Self::Observed(_) => {
-                usize::MAX
-            }
+            Self::Full(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
+            Self::FakeQuant(_) | Self::QuantAware(_) | Self::Observed(_) => usize::MAX,
         }
     }
 

@@ -28,7 +28,7 @@ mod trace;
 mod transform;
 mod weights;
 
-pub use crate::kernels::{concatenate, in_a_row, relative_attention};
+pub use crate::kernels::{MemoryWatch, concatenate, in_a_row, relative_attention};
 pub use activation::{gelu_tanh, silu};
 pub use attention::{AttentionPrecision, KeysValues, MAX_HEAD_DIM, MultiHeadAttention};
 pub use channel_norm::ChannelNorm;

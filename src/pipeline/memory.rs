@@ -14,7 +14,8 @@ pub struct TransformerBytes {
     pub blocks: usize,
 }
 
-/// Streamed blocks on the device at once: the one at work and the one on its way.
+/// Streamed blocks on the device at once: the one at work and the one on its way. That one is sent
+/// when the other has handed back its activations, and takes their place.
 const STREAM_SLOTS: usize = 2;
 
 impl TransformerBytes {
@@ -47,20 +48,26 @@ impl TransformerBytes {
         }
     }
 
-    /// Blocks that can stay on the device when the parameters have `room` bytes there.
-    pub fn resident_blocks(&self, room: Option<u64>) -> usize {
-        let Some(room) = room.filter(|&room| self.on_device(self.blocks) > room) else {
+    /// Blocks that can stay on the device when there are `limit` bytes for the parameters and
+    /// `activations` bytes of activations.
+    pub fn resident_blocks(&self, limit: Option<u64>, activations: u64) -> usize {
+        let fits = |resident: usize, limit: u64| {
+            self.on_device(resident, activations).saturating_add(activations) <= limit
+        };
+        let Some(limit) = limit.filter(|&limit| !fits(self.blocks, limit)) else {
             return self.blocks;
         };
-        let taken = self.rest + STREAM_SLOTS as u64 * self.block;
-        let fitting = room.saturating_sub(taken) / self.block.max(1);
-        usize::try_from(fitting).unwrap_or(usize::MAX).min(self.blocks.saturating_sub(STREAM_SLOTS))
+        // Fewer streamed blocks than slots save nothing.
+        let most = self.blocks.saturating_sub(STREAM_SLOTS);
+        (0..=most).rev().find(|&resident| fits(resident, limit)).unwrap_or(0)
     }
 
-    /// Bytes on the device at once, `resident` blocks among them.
-    pub fn on_device(&self, resident: usize) -> u64 {
-        let slots = STREAM_SLOTS.min(self.blocks - resident);
-        self.rest.saturating_add(self.block.saturating_mul((resident + slots) as u64))
+    /// Bytes on the device beside `activations` bytes of activations, `resident` blocks among them.
+    pub fn on_device(&self, resident: usize, activations: u64) -> u64 {
+        let streamed = self.blocks - resident;
+        let beside = self.block.saturating_mul((resident + streamed.min(1)) as u64);
+        let next = if streamed < STREAM_SLOTS { 0 } else { self.block.saturating_sub(activations) };
+        self.rest.saturating_add(beside).saturating_add(next)
     }
 
     /// Bytes of the blocks that are not resident.
@@ -73,4 +80,26 @@ impl TransformerBytes {
 pub(super) fn parameter_bytes(shapes: &[(String, Vec<usize>)]) -> u64 {
     let bytes = |shape: &[usize]| shape.iter().fold(4, |n: u64, &d| n.saturating_mul(d as u64));
     shapes.iter().fold(0, |sum: u64, (_, shape)| sum.saturating_add(bytes(shape)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_on_its_way_takes_the_place_of_activations() {
+        let model = TransformerBytes { rest: 5, block: 10, blocks: 4 };
+        // All resident, two streamed, all streamed.
+        let on_device = |activations| [4, 2, 0].map(|blocks| model.on_device(blocks, activations));
+        assert_eq!(on_device(10), [45, 35, 15]);
+        assert_eq!(on_device(3), [45, 42, 22]);
+    }
+
+    #[test]
+    fn as_many_blocks_stay_as_fit_and_one_is_never_streamed_alone() {
+        let model = TransformerBytes { rest: 5, block: 10, blocks: 4 };
+        let resident = |limit| model.resident_blocks(limit, 20);
+        assert_eq!([None, Some(65), Some(64)].map(resident), [4, 4, 2]);
+        assert_eq!([55, 54, 45, 44, 0].map(|limit| resident(Some(limit))), [2, 1, 1, 0, 0]);
+    }
 }

@@ -81,10 +81,9 @@ impl Plan {
         let activation_bytes =
             config.activation_bytes(tokens, model.text_tokens, branches, device.max_elements());
         // Without an adapter there is no second memory to stream from.
-        let room = limit_bytes.filter(|_| device.adapter.is_some());
-        let room = room.map(|limit| limit.saturating_sub(activation_bytes));
-        let resident_blocks = parameters.resident_blocks(room);
-        let weight_bytes = parameters.on_device(resident_blocks);
+        let limit = limit_bytes.filter(|_| device.adapter.is_some());
+        let resident_blocks = parameters.resident_blocks(limit, activation_bytes);
+        let weight_bytes = parameters.on_device(resident_blocks, activation_bytes);
         let text_bytes = text_bytes(model);
         // One byte and one or, in tiles, two floats per value.
         let host_bytes = [settings.video_frames(model), settings.height, settings.width, 3]

@@ -11,6 +11,7 @@ use super::plan::{Plan, peak_host_bytes};
 use super::scheduler::Scheduler;
 use super::settings::SampleSettings;
 use super::video::Frames;
+use crate::kernels::MemoryWatch;
 use crate::kernels::device::OpenDevice;
 use crate::models::t5::{self, EncodeError};
 use crate::models::{Decoder, Denoiser, Encoder, TextContext, Tiling};
@@ -55,8 +56,10 @@ pub struct Report {
     pub seconds_per_step: f64,
     /// Tera-operations per second while denoising.
     pub denoise_tops: f64,
-    /// Most bytes that the runtime reserved on the device, where it tells.
+    /// Most bytes in use on the device, where it tells; see [`MemoryWatch`].
     pub peak_device_bytes: Option<u64>,
+    /// Most bytes that the runtime reserved there.
+    pub reserved_device_bytes: Option<u64>,
     /// Most bytes of host memory, where the system tells.
     pub peak_host_bytes: Option<u64>,
 }
@@ -367,7 +370,9 @@ fn unit_pixels(chunk: Tensor<4>) -> Result<Vec<f32>, PipelineError> {
     let values = read(chunk)?;
     let pixels = frames * height * width;
     let value = |i: usize| values[i % channels * pixels + i / channels];
-    Ok((0..values.len()).map(|i| (value(i) / 2.0 + 0.5).clamp(0.0, 1.0)).collect())
+    // What is infinite must not pass for white.
+    let unit = |v: f32| if v.is_finite() { (v / 2.0 + 0.5).clamp(0.0, 1.0) } else { f32::NAN };
+    Ok((0..values.len()).map(|i| unit(value(i))).collect())
 }
 
 /// The values of a tensor on the host.
@@ -385,12 +390,19 @@ struct Clock<'a> {
     device: &'a OpenDevice,
     last: Instant,
     seconds: Vec<(Stage, f64)>,
-    peak_device_bytes: Option<u64>,
+    watch: MemoryWatch,
+    reserved_bytes: Option<u64>,
 }
 
 impl<'a> Clock<'a> {
     fn new(device: &'a OpenDevice) -> Self {
-        Self { device, last: Instant::now(), seconds: Vec::new(), peak_device_bytes: None }
+        Self {
+            device,
+            last: Instant::now(),
+            seconds: Vec::new(),
+            watch: MemoryWatch::start(),
+            reserved_bytes: None,
+        }
     }
 
     fn lap(&mut self, stage: Stage) {
@@ -398,7 +410,7 @@ impl<'a> Clock<'a> {
         self.seconds.push((stage, (now - self.last).as_secs_f64()));
         self.last = now;
         let reserved = self.device.device.memory_pool_usage().map(|usage| usage.bytes_reserved);
-        self.peak_device_bytes = self.peak_device_bytes.max(reserved);
+        self.reserved_bytes = self.reserved_bytes.max(reserved);
     }
 
     fn report(self, plan: &Plan, steps: usize) -> Report {
@@ -407,7 +419,8 @@ impl<'a> Clock<'a> {
         Report {
             seconds_per_step: denoise / steps as f64,
             denoise_tops: plan.denoise_ops / denoise.max(1e-9) / 1e12,
-            peak_device_bytes: self.peak_device_bytes,
+            peak_device_bytes: self.watch.stop(),
+            reserved_device_bytes: self.reserved_bytes,
             peak_host_bytes: peak_host_bytes(),
             seconds: self.seconds,
         }

@@ -142,9 +142,11 @@ impl DenoiserConfig for CogVideoXConfig {
     ) -> u64 {
         let (dim, sequence) = (self.dim() as u64, (tokens + text_tokens) as u64);
         let hidden = sequence.saturating_mul(dim);
-        let chunk = sequence.saturating_mul(self.ffn_dim() as u64).min(max_elements as u64);
+        let chunk = Limits { max_elements }.wide_tokens(self.dim(), self.ffn_dim());
+        let chunk = (chunk as u64).min(sequence).saturating_mul(self.ffn_dim() as u64);
         let text = (prompts * text_tokens) as u64 * dim;
-        hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
+        let feed_forward = hidden.saturating_mul(3).saturating_add(2 * chunk);
+        hidden.saturating_mul(7).max(feed_forward).saturating_add(text).saturating_mul(4)
     }
 
     fn block_tensors(&self) -> BlockTensors {

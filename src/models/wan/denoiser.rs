@@ -116,9 +116,10 @@ impl DenoiserConfig for WanConfig {
         ops
     }
 
-    /// Hidden state, its normed copy, q, k, v, the attention's result and the feed-forward layer's
-    /// chunk; element-wise operations hold about two more of the hidden size. Every block keeps the
-    /// keys and values of the texts.
+    /// Before attention, the hidden state, its normed copy, k, v, and q before and after its norm; in
+    /// the feed-forward layer, a chunk before and after its activation beside the hidden state, the
+    /// chunks that are done, and all of them in a row. Every block keeps the keys and values of the
+    /// texts.
     fn activation_bytes(
         &self,
         tokens: usize,
@@ -128,9 +129,11 @@ impl DenoiserConfig for WanConfig {
     ) -> u64 {
         let dim = self.dim() as u64;
         let hidden = (tokens as u64).saturating_mul(dim);
-        let chunk = (tokens as u64).saturating_mul(self.ffn_dim as u64).min(max_elements as u64);
+        let chunk = Limits { max_elements }.wide_tokens(self.dim(), self.ffn_dim).min(tokens);
+        let chunk = (chunk as u64).saturating_mul(self.ffn_dim as u64);
         let text = (2 * self.num_layers * prompts * text_tokens) as u64 * dim;
-        hidden.saturating_mul(8).saturating_add(2 * chunk + text).saturating_mul(4)
+        let feed_forward = hidden.saturating_mul(3).saturating_add(2 * chunk);
+        hidden.saturating_mul(6).max(feed_forward).saturating_add(text).saturating_mul(4)
     }
 
     fn block_tensors(&self) -> BlockTensors {
