@@ -78,6 +78,7 @@ fn settings(defaults: &SamplingDefaults) -> anyhow::Result<SampleSettings> {
         seed: 0,
         fps: defaults.fps,
         attention: Default::default(),
+        vae_precision: Default::default(),
         tiling: TilingChoice::Auto,
     })
 }

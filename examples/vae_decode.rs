@@ -1,10 +1,10 @@
 //! A video decoder with random weights: seconds, operations and memory of a chunk of latent frames.
 //!
 //! `cargo run --release --example vae_decode -- [wan|cogvideox] [LATENT_HEIGHTxLATENT_WIDTH]
-//! [LATENT_FRAMES]`
+//! [LATENT_FRAMES] [exact|f16]`
 //!
-//! The defaults are Wan 2.1's, 24x40, a video of 192x320, and two latent frames. `QVGEN_DEVICE` takes an index
-//! or a part of a name, or `cpu`.
+//! The defaults are Wan 2.1's, 24x40, a video of 192x320, and two latent frames, exact.
+//! `QVGEN_DEVICE` takes an index or a part of a name, or `cpu`.
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,7 +13,7 @@ use qvgen::kernels::device::{self, OpenDevice, Selection};
 use qvgen::models::DecodeOps;
 use qvgen::models::cogvideox_vae::{self, CogVideoXVaeConfig, CogVideoXVaeDecoder};
 use qvgen::models::wan_vae::{self, WanVaeConfig, WanVaeDecoder};
-use qvgen::nn::{Linear, WeightError, WeightSource, Weights};
+use qvgen::nn::{ConvPrecision, Linear, WeightError, WeightSource, Weights};
 use std::time::Instant;
 
 /// Parameters that no file holds: different everywhere, the same in every run, and of a size that
@@ -109,6 +109,11 @@ fn main() -> anyhow::Result<()> {
     let (height, width): (usize, usize) = (height.parse()?, width.parse()?);
     let frames: usize = arguments.next().unwrap_or_else(|| "2".to_owned()).parse()?;
     anyhow::ensure!(frames > 0, "at least one latent frame");
+    let precision = match arguments.next().as_deref() {
+        None | Some("exact") => ConvPrecision::Exact,
+        Some("f16") => ConvPrecision::F16,
+        Some(other) => anyhow::bail!("no precision {other}, only exact and f16"),
+    };
     let selection = match std::env::var("QVGEN_DEVICE") {
         Ok(name) if name == "cpu" => Selection::Cpu,
         Ok(name) => Selection::Named(name),
@@ -116,7 +121,7 @@ fn main() -> anyhow::Result<()> {
     };
     let open = device::open(&selection, None)?;
     println!("{}", open.describe());
-    let weights = Weights::new(&RandomWeights, &open.device);
+    let weights = Weights::new(&RandomWeights, &open.device).with_conv_precision(precision);
     match model.as_str() {
         "wan" => {
             let config = WanVaeConfig::wan2_1();

@@ -2,24 +2,26 @@
 //
 //   x        [C, T, H, W]         f32   input; read as if nearest-upsampled 2× where upsample_shift is 1
 //   history  [C, history_frames, H, W]  frames just before x; earlier ones are zero
-//   w        [B, TAPS, C, OUT_BLOCK]    blocks of output channels, the last zero-padded
+//   w        [B, TAPS, C, OUT_BLOCK]    Elem  blocks of output channels, the last zero-padded
 //   bias     [O]                  f32
 //   y        [O, T', H', W']      f32   result; added to what it holds where params.accumulate is 1
 //
 // A workgroup computes 32 · OUT_VECTORS channels × 128 pixels of one output frame, an invocation
 // 4 · OUT_VECTORS channels × 4 neighbouring pixels. Tiles of DEPTH input channels of one tap pass
-// through workgroup memory; where a pixel finds its input is worked out once per tap.
+// through workgroup memory; where a pixel finds its input is worked out once per tap. Where Elem is
+// f16, so are the tiles: x and history are rounded on entering them, and what f16 cannot hold becomes
+// infinite; products and sums are f32.
 //
-// Constants: KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (multiple of 4), OUT_VECTORS (1 to 3),
+// Constants: Elem (f32 or f16), KERNEL_T, KERNEL_H, KERNEL_W, OUT_BLOCK (multiple of 4), OUT_VECTORS (1 to 3),
 //            WORKGROUP_SIZE (256), GRID_WIDTH.
 // Dispatch:  ceil(O / (32·OUT_VECTORS)) · ceil(H'·W' / 128) · T' workgroups from
 //            params.first_workgroup to params.end_workgroup, folded into x then y; output channels vary fastest,
 //            because they share their input.
-// Twin:      kernels::conv3d::reference
+// Twin:      kernels::conv3d::reference, of rounded x, history and w where Elem is f16
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> history: array<f32>;
-@group(0) @binding(2) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> w: array<vec4<Elem>>;
 @group(0) @binding(3) var<storage, read_write> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
@@ -33,8 +35,8 @@ const VECTORS: u32 = 8u * OUT_VECTORS; // of four output channels, in a tile
 // The row of a pixel beyond the frame: no tap brings it back inside.
 const OUTSIDE: i32 = -0x10000000;
 
-var<workgroup> sh_x: array<vec4<f32>, DEPTH * QUADS>;   // by input channel, then pixels
-var<workgroup> sh_w: array<vec4<f32>, DEPTH * VECTORS>; // by input channel, then output channels
+var<workgroup> sh_x: array<vec4<Elem>, DEPTH * QUADS>;   // by input channel, then pixels
+var<workgroup> sh_w: array<vec4<Elem>, DEPTH * VECTORS>; // by input channel, then output channels
 
 // Four neighbouring pixels of a tile: their place, and the corners of their windows in upsampled
 // rows and columns.
@@ -84,10 +86,10 @@ fn load(frame: Frame, channel: u32, source: Source) -> vec4<f32> {
 }
 
 // Four weights of input channel `channel`: those of the output channels from 4 · `vector` on.
-fn load_weight(vector: u32, tap: u32, channel: u32) -> vec4<f32> {
+fn load_weight(vector: u32, tap: u32, channel: u32) -> vec4<Elem> {
     let block = vector * 4u / OUT_BLOCK;
     if channel >= params.in_channels || block * OUT_BLOCK >= params.out_channels {
-        return vec4(0.0);
+        return vec4<Elem>();
     }
     return w[((block * TAPS + tap) * params.in_channels + channel) * (OUT_BLOCK / 4u)
         + vector % (OUT_BLOCK / 4u)];
@@ -124,16 +126,16 @@ fn main(
             }
             let source = source_at(loaded, tap);
             for (var i = lane; i < DEPTH * QUADS; i += WORKGROUP_SIZE) {
-                sh_x[i] = load(source_frame, first + i / QUADS, source);
+                sh_x[i] = vec4<Elem>(load(source_frame, first + i / QUADS, source));
             }
             for (var i = lane; i < DEPTH * VECTORS; i += WORKGROUP_SIZE) {
                 sh_w[i] = load_weight(block * VECTORS + i % VECTORS, tap, first + i / VECTORS);
             }
             workgroupBarrier();
             for (var depth = 0u; depth < DEPTH; depth++) {
-                let value = sh_x[depth * QUADS + quad];
+                let value = vec4<f32>(sh_x[depth * QUADS + quad]);
                 for (var v = 0u; v < OUT_VECTORS; v++) {
-                    let weight = sh_w[depth * VECTORS + v * 8u + vector];
+                    let weight = vec4<f32>(sh_w[depth * VECTORS + v * 8u + vector]);
                     sums[4u * v] += weight.x * value;
                     sums[4u * v + 1u] += weight.y * value;
                     sums[4u * v + 2u] += weight.z * value;

@@ -6,13 +6,13 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{Reference, assert_matches, devices, fixture_folders, max_error};
 use qvgen::models::Tiling;
 use qvgen::models::wan_vae::{
     WanVaeConfig, WanVaeDecoder, WanVaeEncoder, decode_peak_bytes, largest_tensor_elements,
 };
-use qvgen::nn::Weights;
+use qvgen::nn::{ConvPrecision, Weights};
 use std::ops::ControlFlow;
 use std::path::Path;
 use weights::FixtureWeights;
@@ -112,7 +112,9 @@ fn decode_matches_the_reference_chunk_by_chunk() {
             assert_eq!(sizes, fixture.reference.i64("vae.decode.chunk_frames"), "{device_name}");
             let expected = fixture.reference.f32("vae.decode.sample");
             let what = format!("{} {device_name} sample", fixture.name);
-            assert_matches(&what, &values(Tensor::cat(chunks, 1)), &expected, TOLERANCE);
+            // What diffusers returns is clamped.
+            let video = Tensor::cat(chunks, 1).clamp(-1.0, 1.0);
+            assert_matches(&what, &values(video), &expected, TOLERANCE);
         }
     }
 }
@@ -155,6 +157,24 @@ fn decode_stops_when_its_sink_does() {
 }
 
 #[test]
+fn decode_in_f16_stays_near_the_exact_one() {
+    let fixture = &Fixture::all()[0];
+    for (name, device) in devices() {
+        if !device.supports_dtype(DType::F16) {
+            continue;
+        }
+        let video = |precision| {
+            let weights = Weights::new(&fixture.weights, &device).with_conv_precision(precision);
+            let decoder = WanVaeDecoder::load(&weights, &fixture.config).unwrap();
+            values(decoder.decode_all(fixture.normalized_latent(&device), None).unwrap())
+        };
+        let error = max_error(&video(ConvPrecision::F16), &video(ConvPrecision::Exact));
+        // Of the largest of many values, whose factors are rounded by up to 5e-4 a layer: 0.02 here.
+        assert!(error > 0.0 && error < 5e-2, "{name}: f16 differs by {error}");
+    }
+}
+
+#[test]
 fn tiled_decode_matches_the_reference() {
     for fixture in Fixture::all() {
         for (device_name, device) in devices() {
@@ -165,7 +185,8 @@ fn tiled_decode_matches_the_reference() {
             let ends = [0, frames - 1].map(|frame| video.clone().narrow(1, frame, 1)).to_vec();
             let expected = fixture.reference.f32("vae.tiled_decode.sample_first_last");
             let what = format!("{} {device_name} tiled", fixture.name);
-            assert_matches(&what, &values(Tensor::cat(ends, 1)), &expected, TOLERANCE);
+            let ends = Tensor::cat(ends, 1).clamp(-1.0, 1.0);
+            assert_matches(&what, &values(ends), &expected, TOLERANCE);
         }
     }
 }

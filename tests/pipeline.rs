@@ -7,7 +7,7 @@ use common::{Reference, devices, fixture_folders, max_error};
 use qvgen::kernels::device::OpenDevice;
 use qvgen::method::{Rounding, Scope};
 use qvgen::models::Denoiser;
-use qvgen::nn::Trace;
+use qvgen::nn::{ConvPrecision, Trace};
 use qvgen::pipeline::atomic::OutputError;
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
@@ -129,7 +129,7 @@ impl Run<'_> {
         sampler
             .denoise(&*transformer, &guidance, scheduler.as_mut(), (&mut latent, shape), progress)
             .expect("a finished run");
-        let decoder = sampler.load_decoder().expect("a decoder");
+        let decoder = sampler.load_decoder(ConvPrecision::Exact).expect("a decoder");
         let asked = self.json()["num_frames"].as_u64().expect("frames") as usize;
         let (kept, [channels, _, height, width]) = (self.model.latent_frames(asked), shape);
         let video = last_frames(latent.clone(), shape, kept);

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use common::devices;
 use qvgen::kernels::device::OpenDevice;
 use qvgen::models::Denoiser;
-use qvgen::nn::{AttentionPrecision, Trace};
+use qvgen::nn::{AttentionPrecision, ConvPrecision, Trace};
 use qvgen::pipeline::cancel::Cancel;
 use qvgen::pipeline::checkpoint::ComponentKind;
 use qvgen::pipeline::embedded::{EmbeddedModel, EmbeddedName};
@@ -79,6 +79,7 @@ fn a_limit_moves_blocks_to_host_memory_and_a_tighter_one_is_refused() {
         seed: 0,
         fps: 8.0,
         attention: AttentionPrecision::Exact,
+        vae_precision: ConvPrecision::Exact,
         tiling: TilingChoice::Off,
     };
     let plan = |limit| Plan::new(&model, &settings, &weights, &device, limit);

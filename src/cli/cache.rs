@@ -4,7 +4,7 @@ use super::arguments::{DeviceArgs, parse_size};
 use super::model_arguments::Located;
 use super::output;
 use super::progress::StageBar;
-use crate::nn::AttentionPrecision;
+use crate::nn::{AttentionPrecision, ConvPrecision};
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
@@ -197,6 +197,7 @@ impl Args {
             seed: args.seed,
             fps: defaults.fps,
             attention: AttentionPrecision::default(),
+            vae_precision: ConvPrecision::default(),
             tiling: TilingChoice::Auto,
         };
         Ok(PromptSettings { sampling, samples: args.samples })

@@ -15,7 +15,7 @@ use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::embedded::EmbeddedName;
 use crate::pipeline::model::{ComponentWeights, VideoModel};
 use crate::pipeline::plan::Plan;
-use crate::pipeline::sample::{Sampler, check_attention};
+use crate::pipeline::sample::Sampler;
 use crate::pipeline::video;
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -96,7 +96,7 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     plan.check(None)?;
 
     let attention = settings.sampling.attention;
-    check_attention(attention, &device)?;
+    settings.sampling.check_device(&device)?;
     let mut bar = StageBar::new(quiet || args.json);
     let mut progress = |stage, done, total| {
         let (name, unit) = stage_words(stage);

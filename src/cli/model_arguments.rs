@@ -2,7 +2,7 @@
 
 use super::arguments::{RoundingArgs, parse_size};
 use crate::method::Rounding;
-use crate::nn::AttentionPrecision;
+use crate::nn::{AttentionPrecision, ConvPrecision};
 use crate::pipeline::ModelFiles;
 use crate::pipeline::checkpoint::{ComponentKind, LoraFile};
 use crate::pipeline::defaults::SamplingDefaults;
@@ -192,6 +192,18 @@ pub(super) struct SamplingArgs {
     /// How precisely attention is computed
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "exact")]
     attention: AttentionArg,
+    /// How precisely the VAE's convolutions are computed
+    #[arg(long, value_enum, value_name = "PRECISION", default_value = "exact")]
+    vae_precision: VaeArg,
+}
+
+/// Precisions of the VAE.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VaeArg {
+    /// 32-bit floats
+    Exact,
+    /// 16-bit floats with 32-bit sums: on matrix units where there are any
+    F16,
 }
 
 /// Precisions of attention.
@@ -233,6 +245,10 @@ impl SamplingArgs {
                 AttentionArg::Exact => AttentionPrecision::Exact,
                 AttentionArg::F16 => AttentionPrecision::F16,
                 AttentionArg::Int8 => AttentionPrecision::Int8,
+            },
+            vae_precision: match self.vae_precision {
+                VaeArg::Exact => ConvPrecision::Exact,
+                VaeArg::F16 => ConvPrecision::F16,
             },
             tiling: TilingChoice::Auto,
         }

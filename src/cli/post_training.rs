@@ -5,7 +5,7 @@ use crate::evaluate::{balanced_cases, knows_the_world};
 use crate::method::Rounding;
 use crate::method::ptq::auto::Choice;
 use crate::method::ptq::{ActivationMode, Method};
-use crate::nn::AttentionPrecision;
+use crate::nn::{AttentionPrecision, ConvPrecision};
 use crate::pipeline::calibrate::{CalibrationJob, cache_folder, read_prompts};
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::model::VideoModel;
@@ -269,6 +269,7 @@ impl PostTrainingArgs {
             seed: 0,
             fps: defaults.fps,
             attention: AttentionPrecision::Exact,
+            vae_precision: ConvPrecision::Exact,
             tiling: TilingChoice::Auto,
         }
     }

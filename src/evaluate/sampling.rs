@@ -56,7 +56,7 @@ impl<'a> ClipSampler<'a> {
         let sampler = Sampler { model, device, cancel };
         let shape = settings.latent_shape(model);
         Ok(Self {
-            decoder: sampler.load_decoder()?,
+            decoder: sampler.load_decoder(settings.vae_precision)?,
             tiling: tiling(model, &settings, [shape[2], shape[3]], device, None),
             sampler,
             settings,

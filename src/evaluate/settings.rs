@@ -1,7 +1,7 @@
 //! What an evaluation is asked to do.
 
 use super::EvaluateError;
-use crate::nn::AttentionPrecision;
+use crate::nn::{AttentionPrecision, ConvPrecision};
 use crate::pipeline::defaults::SamplingDefaults;
 use crate::pipeline::model::VideoModel;
 use crate::pipeline::settings::{SampleSettings, TilingChoice};
@@ -43,6 +43,7 @@ impl EvaluationSettings {
             seed: 0,
             fps: defaults.fps,
             attention: AttentionPrecision::default(),
+            vae_precision: ConvPrecision::default(),
             tiling: TilingChoice::Auto,
         };
         Self { seeds: (0..seeds).collect(), noise_levels: NOISE_LEVELS.to_vec(), sampling }

@@ -9,7 +9,7 @@
 
 use super::AdapterFacts;
 use super::attention::{Attention, Params};
-use super::element::Element;
+use super::element::{Element, matrix_constants};
 use super::launch::linear_grid;
 use super::{Const, Kernel, Tier};
 use burn::backend::DispatchDevice;
@@ -96,18 +96,11 @@ impl Kernel for AttentionMatrix {
     }
 
     fn constants(&self) -> Vec<Const> {
-        let matrices = match self.size {
-            8 => ["coop_mat8x8<f16,A>", "coop_mat8x8<f16,B>", "coop_mat8x8<f32,C>"],
-            _ => ["coop_mat16x16<f16,A>", "coop_mat16x16<f16,B>", "coop_mat16x16<f32,C>"],
-        };
-        vec![
+        let own = vec![
             Const::Alias("Elem", self.element.wgsl()),
-            Const::Alias("MatrixA", matrices[0]),
-            Const::Alias("MatrixB", matrices[1]),
-            Const::Alias("MatrixC", matrices[2]),
             Const::U32("HEAD_DIM", self.head_dim),
-            Const::U32("SIZE", self.size),
             Const::U32("SUBGROUP", self.subgroup),
-        ]
+        ];
+        [own, matrix_constants(self.size)].concat()
     }
 }

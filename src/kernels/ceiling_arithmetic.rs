@@ -5,6 +5,7 @@
 //! `dot4U8Packed`, or f16 by its matrix units. The loop's own counter and branch are one
 //! instruction in ten at most.
 
+use super::element::matrix_constants;
 use super::launch::{contiguous_i32, empty_like, flex_from_u32, flex_words, launch};
 use super::launch::{linear_grid, u32_from};
 use super::params::params;
@@ -136,20 +137,11 @@ impl Kernel for CeilingArithmetic {
             Arithmetic::F16 => vectors("f16", "multiply_add_float"),
             Arithmetic::Dot4 => vectors("u32", "multiply_add_dot"),
             Arithmetic::Matrix { size, subgroup } => {
-                let types = match size {
-                    8 => ["coop_mat8x8<f16, A>", "coop_mat8x8<f16, B>", "coop_mat8x8<f32, C>"],
-                    _ => {
-                        ["coop_mat16x16<f16, A>", "coop_mat16x16<f16, B>", "coop_mat16x16<f32, C>"]
-                    }
-                };
-                vec![
-                    Const::Alias("MatrixA", types[0]),
-                    Const::Alias("MatrixB", types[1]),
-                    Const::Alias("MatrixC", types[2]),
-                    Const::U32("SIZE", size),
+                let own = vec![
                     Const::U32("SUBGROUP", subgroup),
                     Const::Import("advanced", "advanced_matrices"),
-                ]
+                ];
+                [own, matrix_constants(size)].concat()
             }
         }
     }

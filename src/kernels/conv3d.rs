@@ -254,7 +254,9 @@ pub fn pack_weight(kernel: Conv3d, weight: &[f32], in_channels: usize) -> Vec<f3
 /// [`pack_weight`] and `bias [out_channels]`, added to `onto` if there is one.
 ///
 /// `history` must hold at least one value even where `history_frames` is 0: it is always bound.
-/// `accumulate` and the workgroups of `params` are not looked at.
+/// `accumulate` and the workgroups of `params` are not looked at. All are f32, but `w` may be f16:
+/// then `x` and `history` are rounded to f16 on the way, products are summed in f32, and there
+/// are no gradients.
 ///
 /// # Panics
 ///

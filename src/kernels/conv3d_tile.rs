@@ -6,8 +6,9 @@
 //! value; more would leave too few registers for two workgroups per processor.
 
 use super::conv3d::{Conv3d, Params, Work};
+use super::element::Element;
 use super::launch::linear_grid;
-use super::{Const, Kernel};
+use super::{Const, Kernel, Tier};
 
 pub use super::conv3d::reference;
 
@@ -21,18 +22,20 @@ pub struct Conv3dTile {
     pub conv: Conv3d,
     /// Output channels of an invocation, in fours: 1 to 3. A workgroup has 32 times as many.
     pub out_vectors: u32,
+    /// How weights are stored, and values in workgroup memory.
+    pub element: Element,
 }
 
 impl Conv3dTile {
     /// The specialization that wastes least on channels that do not exist; wider ones read less.
-    pub fn new(conv: Conv3d, out_channels: u32) -> Self {
+    pub fn new(conv: Conv3d, out_channels: u32, element: Element) -> Self {
         // Time of a channel in a tile of 32, 64 and 96, by what it reads and multiplies.
         let cost = |out_vectors: &u32| {
             let channels = u64::from(out_channels.next_multiple_of(32 * out_vectors));
             channels * [20, 17, 16][*out_vectors as usize - 1]
         };
         let out_vectors = (1..=3).rev().min_by_key(cost).unwrap_or(1);
-        Self { conv, out_vectors }
+        Self { conv, out_vectors, element }
     }
 
     /// Workgroups of a whole convolution, and the multiplications and additions of each.
@@ -60,9 +63,15 @@ impl Kernel for Conv3dTile {
     fn all() -> Vec<Self> {
         let widths = |conv: Conv3d| {
             let most = if conv.out_block == 4 { 1 } else { 3 };
-            (1..=most).map(move |out_vectors| Self { conv, out_vectors })
+            (1..=most).flat_map(move |out_vectors| {
+                Element::ALL.map(|element| Self { conv, out_vectors, element })
+            })
         };
         Conv3d::all().into_iter().flat_map(widths).collect()
+    }
+
+    fn tier(&self) -> Tier {
+        self.element.tier()
     }
 
     fn workgroup_size(&self) -> u32 {
@@ -70,6 +79,10 @@ impl Kernel for Conv3dTile {
     }
 
     fn constants(&self) -> Vec<Const> {
-        [self.conv.constants(), vec![Const::U32("OUT_VECTORS", self.out_vectors)]].concat()
+        let own = [
+            Const::U32("OUT_VECTORS", self.out_vectors),
+            Const::Alias("Elem", self.element.wgsl()),
+        ];
+        [self.conv.constants(), own.to_vec()].concat()
     }
 }

@@ -68,6 +68,9 @@ pub struct Adapter {
     pub has_subgroups: bool,
     /// Subgroup sizes, least and most.
     pub subgroup_sizes: [u32; 2],
+    /// Rows, columns and depth of its matrix units, the largest that shaders can name with f16
+    /// factors and f32 sums; zero without.
+    pub matrix_size: u32,
     /// Timestamps in compute passes.
     pub has_timestamps: bool,
     /// Largest buffer that a shader can see at once, bytes.
@@ -110,6 +113,7 @@ impl Adapter {
             has_f16: features.contains(wgpu::Features::SHADER_F16),
             has_subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
+            matrix_size: matrix_size(&handle),
             has_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
@@ -133,6 +137,7 @@ impl Adapter {
     /// The kernels it can run, in words.
     pub fn tier(&self) -> &'static str {
         match (self.has_f16, self.has_subgroups) {
+            (true, true) if self.matrix_size > 0 => "f16+subgroups+matrices",
             (true, true) => "f16+subgroups",
             (true, false) => "f16",
             (false, true) => "subgroups",
@@ -147,7 +152,7 @@ impl Adapter {
             is_software: self.is_software(),
             has_f16: self.has_f16,
             subgroup_sizes: if self.has_subgroups { self.subgroup_sizes } else { [0, 0] },
-            matrix_size: self.matrix_size(),
+            matrix_size: self.matrix_size,
             workgroup_memory_bytes: self.workgroup_memory_bytes,
             max_elements: self.max_elements(),
         }
@@ -158,27 +163,27 @@ impl Adapter {
         addressable(self.max_binding_bytes.min(self.max_buffer_bytes))
     }
 
-    /// The largest size of its matrix units that shaders can name, with f16 factors and f32 sums.
-    fn matrix_size(&self) -> u32 {
-        use wgpu::CooperativeScalarType::{F16, F32};
-        if !self.handle.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-            return 0;
-        }
-        let units = self.handle.cooperative_matrix_properties().into_iter();
-        units
-            .filter(|unit| (unit.ab_type, unit.cr_type) == (F16, F32))
-            .filter(|unit| unit.m_size == unit.n_size && unit.n_size == unit.k_size)
-            .map(|unit| unit.m_size)
-            .filter(|size| [8, 16].contains(size))
-            .max()
-            .unwrap_or(0)
-    }
-
     /// Everything it has: CubeCL generates kernels for whatever the adapter offers. Mappable
     /// primary buffers are left out, they slow down discrete cards.
     fn features(&self) -> wgpu::Features {
         self.handle.features() - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
     }
+}
+
+/// See [`Adapter::matrix_size`].
+fn matrix_size(adapter: &wgpu::Adapter) -> u32 {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return 0;
+    }
+    let units = adapter.cooperative_matrix_properties().into_iter();
+    units
+        .filter(|unit| (unit.ab_type, unit.cr_type) == (F16, F32))
+        .filter(|unit| unit.m_size == unit.n_size && unit.n_size == unit.k_size)
+        .map(|unit| unit.m_size)
+        .filter(|size| [8, 16].contains(size))
+        .max()
+        .unwrap_or(0)
 }
 
 /// Dispatches that the runtime sends to the driver at once.

@@ -1,6 +1,6 @@
 //! Choices that several kernels share: element type of the activations, form of the byte product.
 
-use super::Tier;
+use super::{Const, Tier};
 use burn::backend::DType;
 
 /// Storage type of activations; arithmetic is always f32.
@@ -51,6 +51,18 @@ impl Element {
             Self::F16 => Tier::Half,
         }
     }
+}
+
+/// What shaders on matrix units of `size` rows, columns and depth, 8 or 16, are told of them: f16
+/// factors `MatrixA` and `MatrixB`, f32 sums `MatrixC`.
+pub(crate) fn matrix_constants(size: u32) -> Vec<Const> {
+    let types = match size {
+        8 => ["coop_mat8x8<f16, A>", "coop_mat8x8<f16, B>", "coop_mat8x8<f32, C>"],
+        _ => ["coop_mat16x16<f16, A>", "coop_mat16x16<f16, B>", "coop_mat16x16<f32, C>"],
+    };
+    let aliases = ["MatrixA", "MatrixB", "MatrixC"].into_iter().zip(types);
+    let aliases = aliases.map(|(name, ty)| Const::Alias(name, ty));
+    [Const::U32("SIZE", size)].into_iter().chain(aliases).collect()
 }
 
 /// How four products of unsigned bytes are summed; both forms give the same integers.

@@ -1,5 +1,6 @@
 //! `shaders/qmatmul_matrix.wgsl` — the packed product on matrix units.
 
+use super::element::matrix_constants;
 use super::qmatmul::Params;
 use super::qmatmul_form::Product;
 use super::{Const, Kernel, Tier};
@@ -43,18 +44,7 @@ impl Kernel for QMatmulMatrix {
     }
 
     fn constants(&self) -> Vec<Const> {
-        let types = match self.size {
-            8 => ["coop_mat8x8<f16, A>", "coop_mat8x8<f16, B>", "coop_mat8x8<f32, C>"],
-            _ => ["coop_mat16x16<f16, A>", "coop_mat16x16<f16, B>", "coop_mat16x16<f32, C>"],
-        };
-        let mut constants = self.product.constants();
-        constants.extend([
-            Const::U32("SIZE", self.size),
-            Const::U32("SUBGROUP", self.subgroup),
-            Const::Alias("MatrixA", types[0]),
-            Const::Alias("MatrixB", types[1]),
-            Const::Alias("MatrixC", types[2]),
-        ]);
-        constants
+        let own = vec![Const::U32("SUBGROUP", self.subgroup)];
+        [self.product.constants(), own, matrix_constants(self.size)].concat()
     }
 }

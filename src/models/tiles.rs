@@ -20,11 +20,6 @@ pub(super) trait TileSource {
 
     /// Decodes a tile from its first to its last frame, part by part.
     fn decode_chunks(&self, latent: &Tensor<4>, sink: &mut VideoSink<'_>) -> ControlFlow<()>;
-
-    /// What is done to the pixels when tiles have been blended.
-    fn finish(&self, video: Tensor<4>) -> Tensor<4> {
-        video
-    }
 }
 
 /// Pixels on the host, `[planes, height, width]`: a plane is one channel of one frame.
@@ -202,7 +197,7 @@ fn send(
             values.extend_from_slice(&canvas.values[first..][..count * plane]);
         }
         let data = TensorData::new(values, [3, count, canvas.height, canvas.width]);
-        sink(source.finish(Tensor::from_data(data, source.device())))?;
+        sink(Tensor::from_data(data, source.device()))?;
         start += count;
     }
     ControlFlow::Continue(())

@@ -2,7 +2,7 @@
 
 use super::{WeightError, Weights};
 use crate::kernels::conv3d::{self, Params};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// What a convolution computes, but for its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +64,33 @@ impl ConvShape {
     }
 }
 
+/// How precisely convolutions multiply; sums and what is stored between layers are 32-bit floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConvPrecision {
+    /// 32-bit floats.
+    #[default]
+    Exact,
+    /// Weights and inputs rounded to 16-bit floats: on matrix units where there are any.
+    F16,
+}
+
+impl ConvPrecision {
+    /// The type of the weights.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Exact => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
 /// A 3-D convolution with a bias.
 #[derive(Clone, Debug)]
 pub struct Conv3d {
     shape: ConvShape,
     kernel: conv3d::Conv3d,
-    /// As [`conv3d::pack_weight`] lays it out.
+    /// As [`conv3d::pack_weight`] lays it out, f32 or f16.
     weight: Tensor<1>,
     bias: Tensor<1>,
     /// Bound where a call has no history.
@@ -152,7 +173,16 @@ impl Conv3d {
     ) -> Result<Self, WeightError> {
         let weight = weights.tensor_of(&format!("{name}.weight"), stored)?;
         let bias = weights.tensor_of(&format!("{name}.bias"), &[shape.out_channels])?;
-        Ok(Self::from_tensor(shape, weight, bias))
+        Ok(Self::from_tensor(shape, weight, bias).with_precision(weights.conv_precision()))
+    }
+
+    /// The same in another precision; [`ConvPrecision::F16`] is for layers without gradients.
+    #[must_use]
+    pub fn with_precision(self, precision: ConvPrecision) -> Self {
+        match precision {
+            ConvPrecision::Exact => self,
+            ConvPrecision::F16 => Self { weight: self.weight.cast(DType::F16), ..self },
+        }
     }
 
     /// The convolution of `x [in_channels, frames, height, width]`.

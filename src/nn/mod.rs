@@ -32,7 +32,7 @@ pub use crate::kernels::{MemoryWatch, concatenate, in_a_row, relative_attention}
 pub use activation::{gelu_tanh, silu};
 pub use attention::{AttentionPrecision, KeysValues, MAX_HEAD_DIM, MultiHeadAttention};
 pub use channel_norm::ChannelNorm;
-pub use conv::{Conv3d, ConvShape};
+pub use conv::{Conv3d, ConvPrecision, ConvShape};
 pub use full_linear::FullLinear;
 pub use group_norm::{ChunkPlace, FrameModulation, GroupNorm};
 pub use head_norm::HeadNorm;

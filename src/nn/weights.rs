@@ -3,7 +3,7 @@
 //! A model asks for tensors by the names of the published checkpoint and never learns in which
 //! precision they were stored: [`Weights::linear`] hands back whichever [`Linear`] the source has.
 
-use super::{HostWeights, Linear, RunClock};
+use super::{ConvPrecision, HostWeights, Linear, RunClock};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::PathBuf;
 
@@ -114,6 +114,7 @@ pub struct Weights<'a> {
     prefix: String,
     device: Device,
     clock: RunClock,
+    conv_precision: ConvPrecision,
 }
 
 impl std::fmt::Debug for Weights<'_> {
@@ -125,7 +126,13 @@ impl std::fmt::Debug for Weights<'_> {
 impl<'a> Weights<'a> {
     /// The root of `source`; tensors are placed on `device`.
     pub fn new(source: &'a dyn WeightSource, device: &Device) -> Self {
-        Self { source, prefix: String::new(), device: device.clone(), clock: RunClock::default() }
+        Self {
+            source,
+            prefix: String::new(),
+            device: device.clone(),
+            clock: RunClock::default(),
+            conv_precision: ConvPrecision::default(),
+        }
     }
 
     /// The same for layers that ask `clock` where in a run they are.
@@ -137,6 +144,17 @@ impl<'a> Weights<'a> {
     /// What the layers ask where in a run they are.
     pub fn clock(&self) -> &RunClock {
         &self.clock
+    }
+
+    /// The same for convolutions of that precision.
+    #[must_use]
+    pub fn with_conv_precision(self, conv_precision: ConvPrecision) -> Self {
+        Self { conv_precision, ..self }
+    }
+
+    /// The precision in which convolutions are loaded.
+    pub fn conv_precision(&self) -> ConvPrecision {
+        self.conv_precision
     }
 
     /// The parameters under `name.`.

@@ -89,8 +89,10 @@ impl Plan {
         let host_bytes = [settings.video_frames(model), settings.height, settings.width, 3]
             .iter()
             .fold(if tiling.is_some() { 9 } else { 5 }, |n: u64, &d| n.saturating_mul(d as u64));
-        let vae_bytes = parameter_bytes(&model.vae.decoder_parameter_shapes())
-            + model.vae.decode_peak_bytes(tile_height, tile_width);
+        // All but a few of them are factors of convolutions.
+        let vae_parameters = parameter_bytes(&model.vae.decoder_parameter_shapes())
+            / (4 / settings.vae_precision.dtype().size() as u64);
+        let vae_bytes = vae_parameters + model.vae.decode_peak_bytes(tile_height, tile_width);
         Self {
             model: model.folder.class_name().to_owned(),
             precision: weights.precision(&config.linears()),

@@ -15,7 +15,7 @@ use crate::kernels::MemoryWatch;
 use crate::kernels::device::OpenDevice;
 use crate::models::t5::{self, EncodeError};
 use crate::models::{Decoder, Denoiser, Encoder, TextContext, Tiling};
-use crate::nn::{AttentionPrecision, Limits, Trace, WeightSource, Weights};
+use crate::nn::{ConvPrecision, Limits, Trace, WeightSource, Weights};
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -88,7 +88,7 @@ impl Sampler<'_> {
         transformer: &ComponentWeights,
         progress: &mut Progress<'_>,
     ) -> Result<Sampled, PipelineError> {
-        check_attention(settings.attention, self.device)?;
+        settings.check_device(self.device)?;
         let mut clock = Clock::new(self.device);
         let prompts = [settings.prompt.as_str(), settings.negative_prompt.as_str()];
         let prompts = &prompts[..if settings.uses_guidance() { 2 } else { 1 }];
@@ -165,7 +165,7 @@ impl Sampler<'_> {
         tiling: Option<Tiling>,
         progress: &mut Progress<'_>,
     ) -> Result<Frames, PipelineError> {
-        let decoder = self.load_decoder()?;
+        let decoder = self.load_decoder(settings.vae_precision)?;
         let latent = (latent, settings.latent_shape(self.model));
         let values = self.decode(&*decoder, latent, tiling, progress)?;
         let size = [settings.video_frames(self.model), settings.height, settings.width];
@@ -283,14 +283,19 @@ impl Sampler<'_> {
         Ok(())
     }
 
-    /// The decoding half of the autoencoder on the device.
+    /// The decoding half of the autoencoder on the device, in a precision that this has; see
+    /// [`SampleSettings::check_device`].
     ///
     /// # Errors
     ///
     /// If a parameter is missing or unusable.
-    pub fn load_decoder(&self) -> Result<Box<dyn Decoder>, PipelineError> {
+    pub fn load_decoder(
+        &self,
+        precision: ConvPrecision,
+    ) -> Result<Box<dyn Decoder>, PipelineError> {
         let weights = self.weights(ComponentKind::Vae)?;
         let weights = Weights::new(weights.source(), &self.device.device);
+        let weights = weights.with_conv_precision(precision);
         Ok(self.model.vae.load_decoder(&weights)?)
     }
 
@@ -344,24 +349,6 @@ impl Sampler<'_> {
     fn limits(&self) -> Limits {
         Limits { max_elements: self.device.max_elements() }
     }
-}
-
-/// Refuses a precision of attention that `device` does not have.
-///
-/// # Errors
-///
-/// Names the flag and the adapter.
-pub fn check_attention(
-    precision: AttentionPrecision,
-    device: &OpenDevice,
-) -> Result<(), PipelineError> {
-    if device.device.supports_dtype(precision.dtype()) {
-        return Ok(());
-    }
-    Err(PipelineError::Setting(format!(
-        "--attention f16: {} has no 16-bit floats; use exact or int8",
-        device.describe()
-    )))
 }
 
 /// A chunk `[3, frames, height, width]` in −1..1 as `[frames, height, width, 3]` in 0..1.

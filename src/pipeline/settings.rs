@@ -5,8 +5,9 @@ use super::guidance::{Guidance, guided_steps};
 use super::model::VideoModel;
 use super::noise::StepNoise;
 use super::scheduler::{Scheduler, SchedulerError, SchedulerKind};
+use crate::kernels::device::OpenDevice;
 use crate::models::{TextContext, Tiling};
-use crate::nn::AttentionPrecision;
+use crate::nn::{AttentionPrecision, ConvPrecision};
 use serde::Serialize;
 
 /// Settings of a run, as they are embedded in the video.
@@ -42,6 +43,8 @@ pub struct SampleSettings {
     pub fps: f64,
     /// How precisely attention is computed.
     pub attention: AttentionPrecision,
+    /// How precisely the VAE's convolutions are computed.
+    pub vae_precision: ConvPrecision,
     /// How the VAE splits frames.
     #[serde(skip)]
     pub tiling: TilingChoice,
@@ -67,6 +70,22 @@ fn scheduler_name<S: serde::Serializer>(
 }
 
 impl SampleSettings {
+    /// Refuses precisions that `device` does not have.
+    ///
+    /// # Errors
+    ///
+    /// Names the flag and the adapter.
+    pub fn check_device(&self, device: &OpenDevice) -> Result<(), PipelineError> {
+        let types = [
+            ("--attention f16", self.attention.dtype(), "exact or int8"),
+            ("--vae-precision f16", self.vae_precision.dtype(), "exact"),
+        ];
+        let missing = types.iter().find(|(_, dtype, _)| !device.device.supports_dtype(*dtype));
+        let Some((flag, _, instead)) = missing else { return Ok(()) };
+        let device = device.describe();
+        Err(setting(format!("{flag}: {device} has no 16-bit floats; use {instead}")))
+    }
+
     /// Checks sizes against the model, and that every number is one.
     ///
     /// # Errors

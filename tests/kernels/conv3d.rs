@@ -1,8 +1,8 @@
 use crate::common::{assert_close, devices};
-use crate::{floats, run, runs, values, words};
-use burn::tensor::{Device, Tensor, TensorData};
-use qvgen::kernels::Kernel;
+use crate::{floats, half_words, run, runs, values, words};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use qvgen::kernels::conv3d::{Conv3d, Conv3dRows, Params, conv3d, pack_weight, reference};
+use qvgen::kernels::{Element, Kernel};
 
 /// One call: parameters with the inputs they ask for, the weight as checkpoints store it.
 pub(crate) struct Case {
@@ -162,20 +162,28 @@ pub(crate) fn definition(kernel: Conv3d, case: &Case) -> Vec<f32> {
     rounded(&y)
 }
 
-/// Compares `kernel`, a form of `conv`, with the twin and the definition for what it `fits`.
+/// Compares `kernel`, a form of `conv`, with the twin and the definition for what it `fits`; where
+/// weights are halves, of factors that halves hold.
 pub(crate) fn check_form<K: Kernel<Params = Params>>(
     kernel: K,
-    conv: Conv3d,
+    (conv, element): (Conv3d, Element),
     fits: impl Fn(&Params) -> bool,
     grid: impl Fn(&Params) -> [u32; 3],
 ) {
     for params in all_params(conv.window).into_iter().filter(fits) {
-        let case = Case::new(conv, params);
+        let mut case = Case::new(conv, params);
+        if element == Element::F16 {
+            for values in [&mut case.x, &mut case.history, &mut case.weight] {
+                *values = half_words(values).1;
+            }
+        }
         let packed = pack_weight(conv, &case.weight, params.in_channels as usize);
         let expected = reference(conv, &case.x, &case.history, &packed, &case.bias, params);
         let what = format!("{kernel:?} {params:?}");
         assert_close(&what, &expected, &definition(conv, &case), 1e-4, 1e-4);
-        let inputs = [words(&case.x), words(&case.history), words(&packed), words(&case.bias)];
+        let halves = half_words(&packed).0;
+        let w = if element == Element::F16 { &halves } else { words(&packed) };
+        let inputs = [words(&case.x), words(&case.history), w, words(&case.bias)];
         // A folded grid has workgroups in excess: they must do nothing.
         let [x, y, z] = grid(&params);
         let actual = run(kernel, &inputs, &[case.out_len()], params, [x + 7, y, z]);
@@ -190,7 +198,8 @@ fn conv3d_matches_its_twin_and_the_definition() {
         for kernel_t in [1, 3] {
             let window = [kernel_t, kernel.window[0], kernel.window[1]];
             let conv = Conv3d { window, out_block: kernel.out_block };
-            check_form(kernel, conv, fits, |params| kernel.grid(params));
+            let form = (conv, Element::F32);
+            check_form(kernel, form, fits, |params| kernel.grid(params));
         }
     }
 }
@@ -202,21 +211,27 @@ fn conv3d_agrees_on_all_devices() {
     let case = Case::new(kernel, params);
     let packed = pack_weight(kernel, &case.weight, 4);
     let onto = values(case.out_len(), 6);
-    let run = |device: &Device| {
+    let run = |device: &Device, dtype: DType| {
         let x = Tensor::from_data(TensorData::new(case.x.clone(), [4, 2, 5, 6]), device);
         let history = TensorData::new(case.history.clone(), [4, 1, 5, 6]);
-        let w = Tensor::from_data(TensorData::new(packed.clone(), [packed.len()]), device);
+        let w = TensorData::new(packed.clone(), [packed.len()]);
+        let w = Tensor::<1>::from_data(w, device).cast(dtype);
         let bias = Tensor::from_data(TensorData::new(case.bias.clone(), [6]), device);
         let history = Tensor::from_data(history, device);
         let onto = Tensor::from_data(TensorData::new(onto.clone(), [6, 2, 5, 6]), device);
         conv3d(kernel, x, history, w, bias, Some(onto), params)
     };
-    let [cpu, wgpu] = devices().map(|(name, device)| {
-        let y = run(&device);
-        assert_eq!(y.dims(), [6, 2, 5, 6], "{name}");
-        y.into_data().try_to_vec::<f32>().unwrap()
-    });
-    assert_close("conv3d", &wgpu, &cpu, 1e-4, 1e-4);
+    for dtype in [DType::F32, DType::F16] {
+        if !devices().iter().all(|(_, device)| device.supports_dtype(dtype)) {
+            continue;
+        }
+        let [cpu, wgpu] = devices().map(|(name, device)| {
+            let y = run(&device, dtype);
+            assert_eq!(y.dims(), [6, 2, 5, 6], "{name}");
+            y.into_data().try_to_vec::<f32>().unwrap()
+        });
+        assert_close(&format!("conv3d {dtype:?}"), &wgpu, &cpu, 1e-4, 1e-4);
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod conv3d;
 mod conv3d_backward_input;
 mod conv3d_backward_weight;
 mod conv3d_gradients;
+mod conv3d_matrix;
 mod conv3d_tile;
 mod cpu;
 mod dequantize_weight;

@@ -5,7 +5,7 @@ use qvgen::kernels::device::OpenDevice;
 use qvgen::method::ptq::auto::Choice;
 use qvgen::method::ptq::{ActivationMode, Method};
 use qvgen::method::{Rounding, Scope};
-use qvgen::nn::AttentionPrecision;
+use qvgen::nn::{AttentionPrecision, ConvPrecision};
 use qvgen::pipeline::PipelineError;
 use qvgen::pipeline::calibrate::{CalibrationJob, Observations, calibrate, sensitivities};
 use qvgen::pipeline::cancel::Cancel;
@@ -47,6 +47,7 @@ fn sampling() -> SampleSettings {
         seed: 3,
         fps: 8.0,
         attention: AttentionPrecision::Exact,
+        vae_precision: ConvPrecision::Exact,
         tiling: TilingChoice::Auto,
     }
 }

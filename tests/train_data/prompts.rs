@@ -18,6 +18,7 @@ fn prompt_settings() -> PromptSettings {
         seed: 11,
         fps: 16.0,
         attention: qvgen::nn::AttentionPrecision::Exact,
+        vae_precision: qvgen::nn::ConvPrecision::Exact,
         tiling: TilingChoice::Auto,
     };
     PromptSettings { sampling, samples: 2 }

@@ -1,11 +1,12 @@
 //! The convolutions that most of the video decoder's time goes to.
 
-use super::{Selection, not_run, read};
+use super::{Selection, has_f16, not_run, read};
 use crate::bench::random::{self, sampled};
-use crate::bench::{Entry, Failure, Identity, Job, Suite, Verified, Work};
+use crate::bench::{Baseline, Entry, Failure, Identity, Job, Suite, Verified, Work};
 use crate::kernels::device::OpenDevice;
-use crate::nn::{Conv3d, ConvShape};
+use crate::nn::{Conv3d, ConvPrecision, ConvShape};
 use burn::tensor::{Device, Tensor, TensorData};
+use half::f16;
 
 /// Values that are recomputed.
 const SAMPLES: usize = 60;
@@ -31,22 +32,32 @@ pub(super) fn entries(selection: &Selection, open: &OpenDevice) -> Vec<Entry> {
         }
         (false, ..) => vec![shape(384, 1, 15, 26), shape(96, 2, 60, 104)],
     };
-    shapes.into_iter().map(entry).collect()
+    // The CPU device stores halves, but multiplies floats.
+    let has_f16 = open.adapter.is_some() && has_f16(&open.device);
+    let precisions = [Some(ConvPrecision::Exact), has_f16.then_some(ConvPrecision::F16)];
+    let forms = |shape| precisions.into_iter().flatten().map(move |form| entry(shape, form));
+    shapes.into_iter().flat_map(forms).collect()
 }
 
-fn entry(shape: Shape) -> Entry {
+fn entry(shape: Shape, precision: ConvPrecision) -> Entry {
     let Shape { channels, frames, height, width } = shape;
     let parameters =
         [("channels", channels), ("frames", frames), ("height", height), ("width", width)];
     let case = format!("{channels} x {frames} x {height} x {width}, 3x3x3");
-    let identity = Identity::new(Suite::Conv, case, "conv3d", "f32", &parameters);
     let values = channels * frames * height * width;
-    let work = Work {
-        f32_ops: 2.0 * 27.0 * values as f64 * channels as f64,
-        bytes: 4.0 * (2 * values + 27 * channels * channels) as f64,
-        ..Work::default()
+    let ops = 2.0 * 27.0 * values as f64 * channels as f64;
+    let bytes = |weight: f64| 8.0 * values as f64 + weight * (27 * channels * channels) as f64;
+    let (name, work) = match precision {
+        ConvPrecision::Exact => {
+            ("f32", Work { f32_ops: ops, bytes: bytes(4.0), ..Work::default() })
+        }
+        ConvPrecision::F16 => ("f16", Work { f16_ops: ops, bytes: bytes(2.0), ..Work::default() }),
     };
-    Entry::new(identity, work, values, move |device| Ok(Box::new(Convolve::new(shape, device))))
+    let identity = Identity::new(Suite::Conv, case, "conv3d", name, &parameters);
+    let entry = Entry::new(identity, work, values, move |device| {
+        Ok(Box::new(Convolve::new(shape, precision, device)))
+    });
+    if precision == ConvPrecision::Exact { entry.as_baseline(Baseline::F32) } else { entry }
 }
 
 struct Convolve {
@@ -59,17 +70,24 @@ struct Convolve {
 }
 
 impl Convolve {
-    fn new(shape: Shape, device: &Device) -> Self {
+    /// Factors that 16-bit floats hold, where these multiply: what is verified is the same sum.
+    fn new(shape: Shape, precision: ConvPrecision, device: &Device) -> Self {
         let Shape { channels, frames, height, width } = shape;
         let len = channels * frames * height * width;
-        let x = random::values(len, 1, 1.0);
-        let weight = random::values(27 * channels * channels, 2, 0.1);
+        let mut x = random::values(len, 1, 1.0);
+        let mut weight = random::values(27 * channels * channels, 2, 0.1);
+        if precision == ConvPrecision::F16 {
+            for value in x.iter_mut().chain(&mut weight) {
+                *value = f16::from_f32(*value).to_f32();
+            }
+        }
         let bias = random::values(channels, 3, 1.0);
         let places = sampled(len, SAMPLES, 4);
         let expected =
             places.iter().map(|place| exact(shape, &x, &weight, &bias, *place)).collect();
         let layer =
-            Conv3d::new(ConvShape::same(channels, channels, [3, 3, 3]), &weight, bias, device);
+            Conv3d::new(ConvShape::same(channels, channels, [3, 3, 3]), &weight, bias, device)
+                .with_precision(precision);
         let x = TensorData::new(x, [channels, frames, height, width]);
         Self { layer, x: Tensor::from_data(x, device), places, expected, y: None }
     }

@@ -1,7 +1,9 @@
 //! The form of the convolution that a device runs, in dispatches that end before a watchdog wakes.
 
 use super::{Conv3d, Conv3dRows, Params};
+use crate::kernels::conv3d_matrix::Conv3dMatrix;
 use crate::kernels::conv3d_tile::Conv3dTile;
+use crate::kernels::element::Element;
 use crate::kernels::launch::{MAX_DISPATCH_OPS, launch, linear_grid, u32_from};
 use crate::kernels::{AdapterFacts, Kernel, Tier};
 use burn_cubecl::tensor::CubeTensor;
@@ -51,10 +53,15 @@ impl Conv3d {
     }
 }
 
-/// Computes `y` of `[x, history, w, bias]` in the form for its device.
+/// Computes `y` of `[x, history, w, bias]` in the form for its device and the type of `w`.
 pub(super) fn run(conv: Conv3d, reads: &[&CubeTensor], y: &CubeTensor, params: Params) {
     let facts = AdapterFacts::of_cube(&y.device);
-    if facts.is_software {
+    let element = Element::of(reads[2].dtype);
+    if element == Element::F16
+        && let Some(kernel) = Conv3dMatrix::on(&facts, conv, params.out_channels)
+    {
+        kernel.work(&params).launch(kernel, reads, &[y], params);
+    } else if facts.is_software && element == Element::F32 {
         let Conv3d { window: [_, height, width], out_block } = conv;
         let kernel = Conv3dRows {
             window: [height, width],
@@ -64,7 +71,7 @@ pub(super) fn run(conv: Conv3d, reads: &[&CubeTensor], y: &CubeTensor, params: P
         };
         kernel.work(&params).launch(kernel, reads, &[y], params);
     } else {
-        let kernel = Conv3dTile::new(conv, params.out_channels);
+        let kernel = Conv3dTile::new(conv, params.out_channels, element);
         kernel.work(&params).launch(kernel, reads, &[y], params);
     }
 }

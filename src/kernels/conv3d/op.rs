@@ -2,8 +2,11 @@
 
 use super::{Conv3d, Params, forms, product};
 use crate::kernels::launch::{contiguous_f32, empty_like, flex_from_f32};
+use crate::kernels::rearrange;
+use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, DType, Flex, Shape, backend_extension};
+use burn::backend::{Backend, DType, Flex, FloatDType, Shape, backend_extension};
 use burn_cubecl::CubeBackend;
 
 #[backend_extension(Cube, Flex, Autodiff)]
@@ -41,7 +44,8 @@ impl Conv3dOp for CubeBackend {
         kernel: Conv3d,
         params: Params,
     ) -> FloatTensor<Self> {
-        let [x, history, w, bias] = [x, history, w, bias].map(contiguous_f32);
+        let [x, history, bias] = [x, history, bias].map(contiguous_f32);
+        let w = rearrange::contiguous(w);
         let y = empty_like(&x, Shape::new(params.out_shape()), DType::F32);
         forms::run(kernel, &[&x, &history, &w, &bias], &y, params);
         y
@@ -56,7 +60,8 @@ impl Conv3dOp for CubeBackend {
         kernel: Conv3d,
         params: Params,
     ) -> FloatTensor<Self> {
-        let [y, x, history, w, bias] = [onto, x, history, w, bias].map(contiguous_f32);
+        let [y, x, history, bias] = [onto, x, history, bias].map(contiguous_f32);
+        let w = rearrange::contiguous(w);
         let y = if y.can_mut() { y } else { y.copy() };
         let params = Params { accumulate: 1, ..params };
         forms::run(kernel, &[&x, &history, &w, &bias], &y, params);
@@ -73,8 +78,16 @@ impl Conv3dOp for Flex {
         kernel: Conv3d,
         params: Params,
     ) -> FloatTensor<Self> {
+        let is_half = w.dtype() == DType::F16;
+        let [x, history] = [x, history].map(|x| if is_half { rounded_to_half(x) } else { x });
+        let w = Self::float_cast(w, FloatDType::F32);
         let tensors = [x, history, w, bias].map(|tensor| tensor.to_contiguous());
         let values = tensors.each_ref().map(|tensor| tensor.storage::<f32>());
         flex_from_f32(product::forward(kernel, values, &params), params.out_shape())
     }
+}
+
+/// `x` as the shaders round it on the way to f16 factors.
+fn rounded_to_half(x: FlexTensor) -> FlexTensor {
+    Flex::float_cast(Flex::float_cast(x, FloatDType::F16), FloatDType::F32)
 }

@@ -73,7 +73,8 @@ impl WanVaeDecoder {
     /// Decodes the normalized `latent [z_dim, latent frames, height, width]`.
     ///
     /// `sink` gets the video in order, as tensors `[3, frames, height·8, width·8]` on the device of
-    /// the decoder, clamped to −1…1: one frame first, then four per latent frame.
+    /// the decoder, about −1…1 but not clamped, so that what is not finite shows: one frame first,
+    /// then four per latent frame.
     ///
     /// With `tiling` and a latent larger than a tile, the video is decoded in tiles; see
     /// [`Tiling`]. Then `sink` is first called when all tiles are done.
@@ -97,7 +98,7 @@ impl WanVaeDecoder {
                 decode_tiles(self, &latent, tiling, sink)
             }
             _ => {
-                let _ = self.decode_chunks(&latent, &mut |chunk| sink(self.finish(chunk)));
+                let _ = self.decode_chunks(&latent, sink);
                 Ok(())
             }
         }
@@ -154,12 +155,8 @@ impl TileSource for WanVaeDecoder {
         let mut stream = self.stream();
         (0..latent.dims()[1]).try_for_each(|frame| {
             let latent = latent.clone().narrow(1, frame, 1);
-            sink(stream.decode_unclamped(latent, &mut |_, _| {}))
+            sink(stream.decode(latent))
         })
-    }
-
-    fn finish(&self, video: Tensor<4>) -> Tensor<4> {
-        video.clamp(-1.0, 1.0)
     }
 }
 
@@ -182,8 +179,8 @@ pub struct DecodeStream<'a> {
 }
 
 impl DecodeStream<'_> {
-    /// The frames of the next normalized latent frame `[z_dim, 1, height, width]`, clamped to
-    /// −1…1: one frame for the first, then four (`[3, frames, height·8, width·8]`).
+    /// The frames of the next normalized latent frame `[z_dim, 1, height, width]`, not
+    /// clamped: one frame for the first, then four (`[3, frames, height·8, width·8]`).
     ///
     /// # Panics
     ///
@@ -198,10 +195,6 @@ impl DecodeStream<'_> {
     ///
     /// As [`DecodeStream::decode`].
     pub fn decode_traced(&mut self, latent: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
-        self.decoder.finish(self.decode_unclamped(latent, trace))
-    }
-
-    fn decode_unclamped(&mut self, latent: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
         self.decoder.forward(latent, &mut self.cache, trace)
     }
 }

@@ -65,7 +65,8 @@ pub enum VideoError {
     /// The decoder returned NaN or infinity.
     #[error(
         "{bad} of {values} pixel values are not finite, the first in frame {frame}; \
-         the weights are damaged or a calculation overflowed"
+         the weights are damaged or a calculation overflowed (--vae-precision exact has the wider \
+         range)"
     )]
     NotFinite {
         /// Index of the first frame with such a value.

@@ -154,7 +154,7 @@ impl AutoencoderTrainer {
         let noise = Tensor::<4>::from_data(TensorData::new(noise, latent_shape), &device);
         let latent = mean.clone() + (log_variance.clone() / 2.0).exp() * noise;
         // The configuration's statistics are still 0 and 1: this is the latent as it is.
-        let decoded = decoder.decode_all(latent, None).map_err(vae_error)?;
+        let decoded = decoder.decode_all(latent, None).map_err(vae_error)?.clamp(-1.0, 1.0);
         let error = decoded - video;
         let absolute = error.clone().abs().mean();
         let divergence =

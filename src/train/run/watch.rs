@@ -2,7 +2,7 @@
 
 use super::{Event, TrainJob};
 use crate::models::{Denoiser, Tiling};
-use crate::nn::{AttentionPrecision, WeightSource, Weights};
+use crate::nn::{AttentionPrecision, ConvPrecision, WeightSource, Weights};
 use crate::pipeline::PipelineError;
 use crate::pipeline::model::ComponentWeights;
 use crate::pipeline::plan::Plan;
@@ -213,6 +213,7 @@ fn sample_settings(job: &TrainJob<'_>) -> Result<Vec<SampleSettings>, TrainError
         seed: job.config.training.seed,
         fps: defaults.fps,
         attention: AttentionPrecision::default(),
+        vae_precision: ConvPrecision::default(),
         tiling: TilingChoice::Auto,
     };
     Ok(prompts.into_iter().map(settings).collect())
