@@ -6,11 +6,12 @@ mod common;
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{assert_matches, devices};
 use qvgen::kernels::Residual;
+use qvgen::method::ptq::auto::stored_bytes;
 use qvgen::nn::{
     FakeQuantLinear, FrameTokens, FullLinear, HostWeights, LayerNorm, Linear, LinearInput,
     Modulation, PackedLinear, RunClock, WeightError, WeightSource, Weights, gelu_tanh,
 };
-use qvgen::pipeline::checkpoint::{Checkpoint, SafetensorsWriter};
+use qvgen::pipeline::checkpoint::{Checkpoint, Dtype, SafetensorsWriter};
 use qvgen::pipeline::packed::{LayerEntry, Manifest, PackedCheckpoint, layer_specs, write_layer};
 use qvgen::quant::{
     ActivationQuantizer, Bits, ByStep, Calibration, InputTransform, LogSpec, LowRankBranch,
@@ -81,7 +82,7 @@ fn transforms() -> Vec<InputTransform> {
 /// A branch that is small beside the weight, so that little cancels.
 fn branch(rank: usize) -> LowRankBranch {
     let down = values(rank * K, 0.05).into_iter().map(|value| 0.05 * value).collect();
-    LowRankBranch { rank, down, up: values(N * rank, 0.21) }
+    LowRankBranch { rank, down, up: values(N * rank, 0.21) }.rounded()
 }
 
 /// A layer of the original weight in `bits`.
@@ -375,6 +376,8 @@ fn write(folder: &Path, layer: &QuantizedLayer) -> Manifest {
         SafetensorsWriter::create(folder, "model", &specs, &metadata, u64::MAX).unwrap();
     let bytes = write_layer(&mut writer, "a.b", layer).unwrap();
     assert_eq!(bytes, specs.iter().map(|spec| spec.byte_len()).sum::<u64>());
+    let bias = layer.bias.as_ref().map_or(0, |bias| 4 * bias.len() as u64);
+    assert_eq!(bytes, stored_bytes(layer) + bias);
     writer.finish().unwrap();
     manifest
 }
@@ -401,6 +404,43 @@ fn what_was_written_is_read_to_the_last_bit() {
             assert_eq!(run(&stored), run(&made), "{name}");
         }
     }
+}
+
+#[test]
+fn factors_that_were_stored_in_32_bits_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = layer(Bits::B4, transforms().remove(1), Some(branch(3)), None);
+    let manifest = write(folder.path(), &layer);
+    let old = tempfile::tempdir().unwrap();
+    let mut specs =
+        layer_specs("a.b", layer.shape(), &manifest.layers["a.b"], layer.bias.is_some()).unwrap();
+    let factors = specs.iter_mut().filter(|spec| spec.name.contains("low_rank"));
+    factors.for_each(|spec| {
+        assert_eq!(spec.dtype, Dtype::F16, "{}", spec.name);
+        spec.dtype = Dtype::F32;
+    });
+    let mut writer =
+        SafetensorsWriter::create(old.path(), "model", &specs, &manifest.to_metadata(), u64::MAX)
+            .unwrap();
+    // What f16 does not hold.
+    let exact = |value: f32| 1.0001 * value;
+    let halves = Checkpoint::open(&folder.path().join("model.safetensors")).unwrap();
+    for spec in &specs {
+        let bytes = if spec.dtype == Dtype::F32 && spec.name.contains("low_rank") {
+            let values = halves.values(&spec.name, &spec.shape).unwrap();
+            values.into_iter().flat_map(|value| exact(value).to_le_bytes()).collect()
+        } else {
+            halves.tensors().raw(&spec.name).unwrap().bytes.to_vec()
+        };
+        writer.write(&spec.name, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    let packed = open(old.path());
+    packed.check("a.b.weight", &[N, K]).unwrap();
+    let read = packed.layer("a.b", [N, K], true).unwrap().and_then(|layer| layer.low_rank).unwrap();
+    let expected = branch(3);
+    let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| *a == exact(*b));
+    assert!(same(&read.down, &expected.down) && same(&read.up, &expected.up));
 }
 
 #[test]

@@ -47,8 +47,8 @@ pub(super) struct PostTrainingArgs {
     /// the fewest bits that keep to it
     #[arg(long, value_name = "ERROR")]
     max_error: Option<f64>,
-    /// Most columns of the full-precision branch of svdquant [default: 32, or a sixth of the
-    /// smaller side of a layer]
+    /// Most columns of the branch of svdquant [default: 32, or a sixth of the smaller side of a
+    /// layer]
     #[arg(long, value_name = "N")]
     rank: Option<usize>,
     /// Prompts to observe layers with: UTF-8 text with one per line, or JSONL with a prompt,

@@ -17,7 +17,7 @@ pub struct QuantizedLayer {
     pub bias: Option<Vec<f32>>,
     /// What happens to tokens first.
     pub transform: InputTransform,
-    /// Beside the quantized weight, in full precision.
+    /// Beside the quantized weight; of a solved layer with [`LowRankBranch::rounded`] factors.
     pub low_rank: Option<LowRankBranch>,
     /// How transformed tokens are quantized; `None` for weight-only.
     pub activations: Option<ActivationQuantizer>,

@@ -8,6 +8,7 @@ mod bits;
 mod hadamard;
 mod layer;
 mod log;
+mod low_rank;
 mod packed;
 mod precision;
 mod transform;
@@ -19,9 +20,10 @@ pub(crate) use hadamard::hadamard_block;
 pub use hadamard::{HADAMARD_BLOCKS, hadamard, hadamard_factor};
 pub use layer::QuantizedLayer;
 pub use log::LogSpec;
+pub use low_rank::LowRankBranch;
 pub use packed::{PackedRows, TokenRange, TokenSpec, WeightSpec, quantize_tokens, quantize_weight};
 pub use precision::{ParsePrecisionError, Precision};
-pub use transform::{InputTransform, LowRankBranch, affine_hadamard, check_hadamard};
+pub use transform::{InputTransform, affine_hadamard, check_hadamard};
 pub use uniform::{
     Calibration, Grid, MIN_RANGE, MIN_SCALE, MSE_CANDIDATES, MSE_POWER, Scheme, calibrate,
     mse_error, mse_shrink, range,

@@ -147,58 +147,6 @@ pub fn affine_hadamard(
     });
 }
 
-/// A full-precision branch of low rank beside a quantized weight (`SVDQuant`, arXiv 2411.05007):
-/// `y = Q(x̂)·Q(R)ᵀ + (x̂·downᵀ)·upᵀ`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LowRankBranch {
-    /// Rank.
-    pub rank: usize,
-    /// `[rank, in_features]`, row-major.
-    pub down: Vec<f32>,
-    /// `[out_features, rank]`, row-major.
-    pub up: Vec<f32>,
-}
-
-impl LowRankBranch {
-    /// The branch of tokens that `transform` has not yet been applied to, and what its shift adds to
-    /// the bias: `x̂·downᵀ = x·dᵀ − shift·dᵀ` with `d = down·H·diag(1/scale)`.
-    ///
-    /// # Panics
-    ///
-    /// If a length does not fit.
-    pub fn before(&self, transform: &InputTransform) -> (Self, Option<Vec<f32>>) {
-        let k = self.down.len() / self.rank;
-        let mut down = self.down.clone();
-        affine_hadamard(&mut down, k, None, None, transform.hadamard);
-        affine_hadamard(&mut down, k, None, transform.factor().as_deref(), None);
-        let dot = |a: &[f32], b: &[f32]| -> f64 {
-            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-        };
-        let bias = transform.shift.as_ref().map(|shift| {
-            let small: Vec<f32> = down.chunks_exact(k).map(|row| -dot(row, shift) as f32).collect();
-            self.up.chunks_exact(self.rank).map(|row| dot(row, &small) as f32).collect()
-        });
-        (Self { down, up: self.up.clone(), rank: self.rank }, bias)
-    }
-
-    /// Adds the branch's part of tokens `x` `[tokens, in_features]`, transformed but not quantized,
-    /// to `y` `[tokens, out_features]`.
-    ///
-    /// # Panics
-    ///
-    /// If a length does not fit.
-    pub fn add(&self, x: &[f32], y: &mut [f32]) {
-        let (k, n) = (self.down.len() / self.rank, self.up.len() / self.rank);
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        x.par_chunks_exact(k).zip(y.par_chunks_exact_mut(n)).for_each(|(x, y)| {
-            let small: Vec<f32> = self.down.chunks_exact(k).map(|row| dot(x, row)).collect();
-            for (y, row) in y.iter_mut().zip(self.up.chunks_exact(self.rank)) {
-                *y += dot(&small, row);
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,39 +200,5 @@ mod tests {
         let rotation = |block| InputTransform { hadamard: Some(block), ..Default::default() };
         assert!(rotation(32).check(64).unwrap_err().contains("[64, 128]"));
         assert!(rotation(128).check(192).unwrap_err().contains("no multiple"));
-    }
-
-    #[test]
-    fn a_branch_may_come_before_the_transform() {
-        let (m, n, k, rank) = (3, 7, 128, 2);
-        let transform = InputTransform {
-            shift: Some(values(k, 0.11)),
-            scale: Some((0..k).map(|i| 0.25 + (i % 9) as f32).collect()),
-            hadamard: Some(64),
-        };
-        let branch =
-            LowRankBranch { rank, down: values(rank * k, 0.05), up: values(n * rank, 0.2) };
-        let x = values(m * k, 0.7);
-        let (mut transformed, mut expected) = (x.clone(), vec![0.0; m * n]);
-        transform.apply(&mut transformed, k);
-        branch.add(&transformed, &mut expected);
-        let (before, bias) = branch.before(&transform);
-        let mut actual = bias.unwrap().repeat(m);
-        before.add(&x, &mut actual);
-        let close = |(a, e): (&f32, &f32)| (a - e).abs() < 1e-3 * (1.0 + e.abs());
-        assert!(actual.iter().zip(&expected).all(close), "{actual:?} {expected:?}");
-    }
-
-    #[test]
-    fn a_branch_adds_the_product_of_its_factors() {
-        let branch = LowRankBranch {
-            rank: 2,
-            down: vec![1.0, 2.0, 0.0, -1.0, 0.5, 1.0],
-            up: vec![1.0, 0.0, 2.0, 3.0],
-        };
-        let mut y = vec![10.0, 20.0];
-        branch.add(&[1.0, 1.0, 2.0], &mut y);
-        // down · x = [3, 1.5]
-        assert_eq!(y, [13.0, 20.0 + 6.0 + 4.5]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::common::devices;
 use burn::tensor::Device;
+use half::f16;
 use qvgen::method::ptq::auto::{Candidate, Choice, Options, choose};
 use qvgen::method::ptq::{
     ActivationGoal, ActivationMode, Goal, Measures, Method, Observed, Origin, Problem,
@@ -60,12 +61,12 @@ fn weight() -> Vec<f32> {
     (0..N * K).map(|i| 0.1 * normal(i + 31)).collect()
 }
 
-/// Rows of low rank with large values on top.
-fn low_rank_weight() -> Vec<f32> {
+/// Rows of a rank with small values on top.
+fn low_rank_weight(rank: usize) -> Vec<f32> {
     let entry = |i: usize| {
         let (row, column) = (i / K, i % K);
         let part = |r: usize| 2.0 * normal(row * 8 + r + 5) * normal(70_000 + column * 8 + r);
-        (0..4).map(part).sum::<f32>() + 0.05 * normal(i + 31)
+        (0..rank).map(part).sum::<f32>() + 0.05 * normal(i + 31)
     };
     (0..N * K).map(entry).collect()
 }
@@ -144,8 +145,34 @@ fn a_shift_copes_with_offsets_under_a_static_range() {
 fn a_branch_of_low_rank_takes_what_is_hardest() {
     let observed = observed(64, |t, c| normal(t * K + c));
     let goal = goal("w3a8", ActivationMode::Dynamic);
-    let weight = low_rank_weight();
+    let weight = low_rank_weight(4);
     assert_better((Method::SvdQuant, Method::MinMax), 0.2, (&weight, &observed), goal);
+}
+
+#[test]
+fn codes_make_up_for_what_rounding_does_to_a_branch() {
+    let observed = observed(64, |t, c| normal(t * K + c));
+    let mut goal = goal("w8a16", ActivationMode::Dynamic);
+    goal.weights.calibration = Calibration::MinMax;
+    // Of the rank that the branch has here: a step of the codes is far below a rounding of factors.
+    let weight = low_rank_weight(3);
+    let device = Device::flex();
+    let problem = Problem::new(&weight, None, goal, &observed, (&device, 1 << 24));
+    let layer = Method::SvdQuant.solve(&problem);
+    let branch = layer.low_rank.as_ref().expect("a branch");
+    let is_half = |value: &f32| f16::from_f32(*value).to_f32() == *value;
+    assert!(branch.down.iter().chain(&branch.up).all(is_half));
+    let mut rest = weight.clone();
+    layer.transform.fold_weight(&mut rest, K);
+    for (row, up) in rest.chunks_exact_mut(K).zip(branch.up.chunks_exact(branch.rank)) {
+        for (up, down) in up.iter().zip(branch.down.chunks_exact(K)) {
+            row.iter_mut().zip(down).for_each(|(w, down)| *w -= up * down);
+        }
+    }
+    for (i, (rest, value)) in rest.iter().zip(layer.rows.values()).enumerate() {
+        let steps = (rest - value).abs() / layer.rows.grids[i / K].scale;
+        assert!(steps < 0.51, "element {i}: {steps} steps from its code");
+    }
 }
 
 #[test]

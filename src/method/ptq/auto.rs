@@ -15,7 +15,7 @@
 //! scores by metric; `AutoQuantize` by gradient).
 
 use super::{Goal, Method, Problem};
-use crate::quant::{Bits, QuantizedLayer, WeightSpec};
+use crate::quant::{Bits, LowRankBranch, QuantizedLayer, WeightSpec};
 use serde::Serialize;
 
 /// Methods that are tried, the cheapest at run time first: of equal errors it is kept.
@@ -75,7 +75,8 @@ pub fn stored_bytes(layer: &QuantizedLayer) -> u64 {
     let QuantizedLayer { rows, transform, low_rank, .. } = layer;
     let channels = [&transform.shift, &transform.scale].map(|row| row.as_ref().map_or(0, Vec::len));
     let branch = low_rank.as_ref().map_or(0, |branch| branch.down.len() + branch.up.len());
-    (rows.bytes() + 4 * (channels.iter().sum::<usize>() + branch)) as u64
+    let branch = LowRankBranch::VALUE_BYTES * branch;
+    (rows.bytes() + 4 * channels.iter().sum::<usize>() + branch) as u64
 }
 
 /// `goal` with weights of another width.

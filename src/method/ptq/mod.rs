@@ -11,7 +11,7 @@
 //! | `smoothquant-shift` | the same with the shift of arXiv 2304.09145 | scale and shift | a product and a sum per value | tokens |
 //! | [`vidit_q`] | arXiv 2406.02540, static-dynamic | a scale per channel | a product and a rotation | statistics |
 //! | [`hadamard`] | `QuaRot`, arXiv 2404.00456, in blocks | — | a rotation: 6 or 7 sums per value | — |
-//! | [`svdquant`] | arXiv 2411.05007 §4 | scale, two factors in 32 bits | two thin products | tokens |
+//! | [`svdquant`] | arXiv 2411.05007 §4 | scale, two factors in 16 bits | two thin products | tokens |
 //! | [`qvd`] | arXiv 2407.11585, in parts reconstructed | scale and shift, or a log quantizer | a product and a sum, or a table | tokens |
 //! | [`auto`] | measured choice among those above | as chosen | as chosen | tokens |
 //!
@@ -125,7 +125,7 @@ impl Method {
             Self::SmoothQuantShift => "The same, and channels centered",
             Self::ViditQ => "Channels balanced over all timesteps, then rotated",
             Self::Hadamard => "Activations rotated in blocks of 64 or 128 (QuaRot)",
-            Self::SvdQuant => "Smoothed, with a full-precision branch of low rank",
+            Self::SvdQuant => "Smoothed, with a branch of low rank in 16 bits",
             Self::Qvd => {
                 "Logarithmic codes for timestep features and integrated channels; the score and the \
                  integration are our reconstructions (td_score_recon, scri_recon)"

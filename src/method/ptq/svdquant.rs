@@ -1,4 +1,4 @@
-//! SVDQuant: a branch of low rank in full precision takes what is hardest to quantize.
+//! SVDQuant: a branch of low rank in 16 bits takes what is hardest to quantize.
 //!
 //! Li et al., arXiv 2411.05007, §4. After smoothing (the search of [`super::smoothquant`]),
 //!
@@ -8,8 +8,9 @@
 //!
 //! where `up·down` is the best approximation of rank 32 of what rounding leaves: first of `Ŵ` itself,
 //! then of `Ŵ − Q(R)`, in turns while the error of the output falls. Small layers get a sixth of
-//! their smaller side. Stores the two factors in 32 bits and the scale; at run time two thin
-//! products beside the packed one.
+//! their smaller side. `up` and `down` are rounded to f16 before `R` is taken, so that the codes make
+//! up for that, too. Stores the two factors in 16 bits and the scale; at run time two thin products
+//! of floats beside the packed one.
 
 use super::problem::matrix;
 use super::{Problem, smoothquant};
@@ -54,11 +55,12 @@ pub(super) fn solve(problem: &Problem<'_>) -> QuantizedLayer {
     layer
 }
 
-/// The best branch of `rank` for `rest`, and its product.
+/// The best branch of `rank` for `rest`, as it is stored, and its product.
 fn branch(rest: Tensor<2>, rank: usize, seed: u64) -> (LowRankBranch, Tensor<2>) {
+    let ([_, k], device) = (rest.dims(), rest.device());
     let (factors, _) = truncated_svd(rest, rank, seed);
-    let product = factors.product();
-    let branch = LowRankBranch { rank, down: read(factors.r), up: read(factors.l) };
+    let branch = LowRankBranch { rank, down: read(factors.r), up: read(factors.l) }.rounded();
+    let product = matrix(&branch.up, rank, &device).matmul(matrix(&branch.down, k, &device));
     (branch, product)
 }
 

@@ -38,7 +38,7 @@ pub struct LayerEntry {
     /// What happens to tokens before they are quantized; absent for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transform: Option<TransformEntry>,
-    /// Rank of a full-precision branch; absent for none.
+    /// Rank of a branch beside the weight; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low_rank: Option<usize>,
 }
@@ -240,7 +240,7 @@ impl LayerEntry {
     }
 
     /// Bytes on the device of what layer `[out_features, in_features]` has beside its codes, grids
-    /// and bias.
+    /// and bias: all of it is f32 there.
     pub fn extra_bytes(&self, [out_features, in_features]: [u64; 2]) -> u64 {
         let entry = self.transform.unwrap_or_default();
         let rows = u64::from(entry.shift) + u64::from(entry.scale);

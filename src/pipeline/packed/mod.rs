@@ -12,8 +12,11 @@
 //! | `<layer>.code_sum` | I32 `[out_features, groups]` | for the zero-point correction |
 //! | `<layer>.bias` | as in the source | |
 //! | `<layer>.input_shift`, `.input_scale` | F32 `[in_features]` | of tokens, where the manifest says |
-//! | `<layer>.low_rank_down` | F32 `[rank, in_features]` | branch beside the weight, same |
-//! | `<layer>.low_rank_up` | F32 `[out_features, rank]` | |
+//! | `<layer>.low_rank_down` | F16 `[rank, in_features]` | branch beside the weight, same |
+//! | `<layer>.low_rank_up` | F16 `[out_features, rank]` | |
+//!
+//! Earlier files have F32 factors; both are read, and are f32 on the device: folding the transform of
+//! tokens into `low_rank_down`, as it is done there, would round it again.
 //!
 //! All other tensors are copied as they were. A reader refuses what it does not implement, by
 //! name: another version, scheme, width or granularity is an error and not a wrong video.

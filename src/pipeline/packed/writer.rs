@@ -6,6 +6,7 @@ use crate::pipeline::atomic::OutputError;
 use crate::pipeline::cancel::Cancel;
 use crate::pipeline::checkpoint::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec};
 use crate::quant::{PackedRows, QuantizedLayer, WeightSpec, words_per_row};
+use half::f16;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -80,14 +81,14 @@ pub fn layer_specs(
     let transform = entry.transform(name, Some(in_features))?;
     let rank = entry.rank(name, Some(shape))?;
     let extras = [
-        ("bias", has_bias.then(|| vec![out_features])),
-        ("input_shift", transform.shift.then(|| vec![in_features])),
-        ("input_scale", transform.scale.then(|| vec![in_features])),
-        ("low_rank_down", rank.map(|rank| vec![rank, in_features])),
-        ("low_rank_up", rank.map(|rank| vec![out_features, rank])),
+        ("bias", Dtype::F32, has_bias.then(|| vec![out_features])),
+        ("input_shift", Dtype::F32, transform.shift.then(|| vec![in_features])),
+        ("input_scale", Dtype::F32, transform.scale.then(|| vec![in_features])),
+        ("low_rank_down", Dtype::F16, rank.map(|rank| vec![rank, in_features])),
+        ("low_rank_up", Dtype::F16, rank.map(|rank| vec![out_features, rank])),
     ];
-    let extras = extras.into_iter().filter_map(|(suffix, shape)| {
-        let (name, dtype) = (format!("{name}.{suffix}"), Dtype::F32);
+    let extras = extras.into_iter().filter_map(|(suffix, dtype, shape)| {
+        let name = format!("{name}.{suffix}");
         shape.map(|shape| TensorSpec { name, dtype, shape })
     });
     Ok(packed_specs(name, shape, &entry.weights(name)?).into_iter().chain(extras).collect())
@@ -98,6 +99,10 @@ pub fn layer_specs(
 /// # Errors
 ///
 /// If they cannot be stored.
+///
+/// # Panics
+///
+/// If factors of low rank are not [`rounded`](crate::quant::LowRankBranch::rounded).
 pub fn write_layer(
     writer: &mut SafetensorsWriter,
     name: &str,
@@ -106,20 +111,33 @@ pub fn write_layer(
     let mut total = write_packed(writer, name, std::slice::from_ref(&layer.rows))?;
     let branch = layer.low_rank.as_ref();
     let extras = [
-        ("bias", layer.bias.as_ref()),
-        ("input_shift", layer.transform.shift.as_ref()),
-        ("input_scale", layer.transform.scale.as_ref()),
-        ("low_rank_down", branch.map(|branch| &branch.down)),
-        ("low_rank_up", branch.map(|branch| &branch.up)),
+        ("bias", layer.bias.as_deref().map(single_bytes)),
+        ("input_shift", layer.transform.shift.as_deref().map(single_bytes)),
+        ("input_scale", layer.transform.scale.as_deref().map(single_bytes)),
+        ("low_rank_down", branch.map(|branch| half_bytes(&branch.down))),
+        ("low_rank_up", branch.map(|branch| half_bytes(&branch.up))),
     ];
-    for (suffix, values) in extras {
-        if let Some(values) = values {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    for (suffix, bytes) in extras {
+        if let Some(bytes) = bytes {
             total += bytes.len() as u64;
             writer.write(&format!("{name}.{suffix}"), &bytes)?;
         }
     }
     Ok(total)
+}
+
+fn single_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// `values`, which f16 holds.
+fn half_bytes(values: &[f32]) -> Vec<u8> {
+    let bytes = |&value: &f32| {
+        let half = f16::from_f32(value);
+        assert!(half.to_f32() == value, "a factor of low rank is {value}, which is no f16");
+        half.to_le_bytes()
+    };
+    values.iter().flat_map(bytes).collect()
 }
 
 /// A component's configuration with a note that keeps other programs from misreading the weights.

@@ -209,10 +209,12 @@ impl<'a> Solver<'a> {
         Problem::new(&loaded.weight, loaded.bias.as_deref(), goal, &loaded.observed, place)
     }
 
-    /// Refuses grids that nothing can be computed with.
+    /// Refuses grids and factors that nothing can be computed with.
     fn check(&self, name: &str, layer: &QuantizedLayer) -> Result<(), PipelineError> {
         let is_finite = |grid: &Grid| grid.scale.is_finite() && grid.zero_point.is_finite();
-        if layer.rows.grids.iter().all(is_finite) {
+        let mut factors =
+            layer.low_rank.iter().flat_map(|branch| branch.down.iter().chain(&branch.up));
+        if layer.rows.grids.iter().all(is_finite) && factors.all(|value| value.is_finite()) {
             return Ok(());
         }
         let tensor = format!("{name}.weight");
