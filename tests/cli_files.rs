@@ -7,6 +7,7 @@ use gguf_file::Gguf;
 use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -143,6 +144,101 @@ fn a_folder_quantized_with_other_files_samples_what_they_give_directly() {
     let words = ["sample", packed.to_str().expect("UTF-8"), "--prompt", "rain", "--device", "cpu"];
     let again = run(&words, &[("--lora", &lora), ("--out", &at("again.y4m"))]);
     assert_refused(&again, &["--lora: the transformer is already quantized to w4a4"]);
+}
+
+/// The measurements of an evaluation of `model`.
+fn evaluation(model: &Path, more: &[&str], files: &[(&str, &Path)]) -> Value {
+    let words = [&["eval", model.to_str().expect("UTF-8"), "--json"], &SAMPLE[2..], more].concat();
+    let output = run(&words, files);
+    assert_done(&output);
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn an_evaluation_is_of_the_model_with_its_lora() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| place.path().join(name);
+    let (lora, packed, prompts) = (at("style.safetensors"), at("packed"), at("prompts.txt"));
+    write_lora(&lora);
+    fs::write(&prompts, "rain\n").expect("written");
+    let bits = ["--bits", "w4a4"];
+    let model = fixture();
+    let quantize = ["quantize", model.to_str().expect("UTF-8"), "--device", "cpu"];
+    let files = [("--lora", lora.as_path()), ("--out", packed.as_path())];
+    assert_done(&run(&[&quantize[..], &bits].concat(), &files));
+    let error = |files: &[(&str, &Path)]| {
+        let json = evaluation(
+            &fixture(),
+            &bits,
+            &[&[("--prompts", prompts.as_path())][..], files].concat(),
+        );
+        (json["evaluation"]["agreement"]["velocity_mse"]["mean"].as_f64().expect("a number"), json)
+    };
+    let (same, json) = error(&[("--lora", &lora), ("--reference", &packed)]);
+    assert_eq!(same, 0.0, "{json}");
+    assert_eq!(json["files"]["loras"][0], "style.safetensors=1");
+    let (other, _) = error(&[("--reference", &packed)]);
+    assert!(other > 0.0, "the LoRA changes nothing");
+    let (_, json) = error(&[("--lora", &lora)]);
+    let reference = &json["evaluation"]["agreement"]["reference"];
+    assert_eq!(reference, "wan_a with style.safetensors=1 in full precision");
+    let words = ["eval", packed.to_str().expect("UTF-8"), "--device", "cpu"];
+    let again = run(&words, &[("--lora", &lora), ("--prompts", &prompts)]);
+    assert_refused(&again, &["--lora: the transformer is already quantized to w4a4"]);
+}
+
+/// A configuration for one update of the fixture's weights that changes none of them.
+fn write_training(path: &Path) {
+    let text = format!(
+        "model = {:?}\nout = {:?}\nbits = \"full\"\n[loop]\nsteps = 1\nbatch = 2\n\
+         [optimizer]\nlearning_rate = 0.0\n\
+         [data]\nrandom = 4\nframes = 5\nwidth = 32\nheight = 32\nhold_out = 0\n",
+        fixture(),
+        path.with_file_name("out")
+    );
+    fs::write(path, text).expect("written");
+}
+
+#[test]
+fn a_training_starts_from_the_model_with_its_lora() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| place.path().join(name);
+    let (lora, config) = (at("style.safetensors"), at("train.toml"));
+    write_lora(&lora);
+    write_training(&config);
+    let train = |more: &[&str], files: &[(&str, &Path)]| {
+        let words = ["train", config.to_str().expect("UTF-8"), "--device", "cpu", "--json"];
+        run(&[&words[..], more].concat(), files)
+    };
+    let half = format!("{}=0.5", lora.display());
+    assert_done(&train(&["--lora", &half], &[]));
+    let direct = sample(&fixture(), &["--lora", &half], &[], &at("direct.y4m"));
+    let model = at("out/model");
+    assert_eq!(sample(&model, &[], &[], &at("trained.y4m")), direct);
+    let marker = fs::read_to_string(model.join("qvgen.json")).expect("the marker");
+    assert!(marker.contains("style.safetensors=0.5"), "{marker}");
+    // A checkpoint belongs to its LoRA as it belongs to its model, and a run remembers it.
+    let remembered = fs::read_to_string(at("out/config.toml")).expect("the configuration");
+    assert!(remembered.contains(&half), "{remembered}");
+    assert_refused(&train(&["--resume"], &[("--lora", &lora)]), &["other LoRAs", "--restart"]);
+
+    // The teacher has it, too: the student is only as far from it as eight bits are.
+    let loss = |files: &[(&str, &Path)]| {
+        let output = train(&["--restart", "--bits", "w8a8", "--method", "q-dm"], files);
+        assert_done(&output);
+        let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        json["outcome"]["loss"].as_f64().expect("a loss")
+    };
+    let (with, without) = (loss(&[("--lora", &lora)]), loss(&[]));
+    assert!(with != without && with < 10.0 * without, "{with} with the LoRA, {without} without");
+
+    let random = train(&["--restart", "--set", "start=random"], &[("--lora", &lora)]);
+    assert_refused(&random, &["start = \"random\" has nothing to add a LoRA to"]);
+    let model = fixture();
+    let quantize = ["quantize", model.to_str().expect("UTF-8"), "--device", "cpu"];
+    assert_done(&run(&quantize, &[("--out", &at("packed"))]));
+    let packed = train(&["--restart"], &[("--lora", &lora), ("--model", &at("packed"))]);
+    assert_refused(&packed, &["--lora: the transformer is already quantized to w4a4"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `qvgen eval`.
 
 use super::arguments::DeviceArgs;
-use super::model_arguments::{Located, PrecisionArgs, SamplingArgs};
+use super::model_arguments::{FilesArgs, Located, PrecisionArgs, SamplingArgs};
 use super::output;
 use super::progress::StageBar;
 use crate::evaluate::{
@@ -50,6 +50,8 @@ pub(super) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    files: FilesArgs,
+    #[command(flatten)]
     precision: PrecisionArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -70,7 +72,9 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         video::check_picture_target(sheet)?;
     }
     let located = Located::new(args.model.as_deref(), EmbeddedName::Pocket)?;
-    let model = VideoModel::open(located.path())?;
+    let files = args.files.files();
+    let name = args.files.named(&located.name());
+    let model = VideoModel::open_with(located.path(), &files)?;
     let defaults = &model.defaults;
     let settings = args.settings(defaults)?;
     settings.check(&model)?;
@@ -78,8 +82,8 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
     let reference = match &args.reference {
         Some(folder) => Some(Reference::open(&Located::new(Some(folder), EmbeddedName::Pocket)?)?),
         None if rounding.is_some() => Some(Reference {
-            name: format!("{} in full precision", located.name()),
-            model: VideoModel::open(located.path())?,
+            name: format!("{name} in full precision"),
+            model: VideoModel::open_with(located.path(), &files)?,
         }),
         None => None,
     };
@@ -124,6 +128,7 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         "model": located.name(),
         "precision": plan.precision,
         "device": plan.device,
+        "files": args.files.record(),
         "evaluation": evaluation,
     });
     if let Some(path) = &args.contact_sheet {
@@ -135,8 +140,7 @@ pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()
         return output::json(&document);
     }
     output::line(&format!(
-        "{}, transformer {}, on {}: {} clips, {} seeds, {} steps",
-        located.name(),
+        "{name}, transformer {}, on {}: {} clips, {} seeds, {} steps",
         plan.precision,
         plan.device,
         evaluator.cases().len(),

@@ -94,6 +94,12 @@ impl FilesArgs {
         }
     }
 
+    /// What results call `model` with what is added to it.
+    pub(super) fn named(&self, model: &str) -> String {
+        let with = |lora: &LoraFile| format!(" with {lora}");
+        self.loras.iter().map(with).fold(model.to_owned(), |name, with| name + &with)
+    }
+
     /// What a video remembers of them: names of files, not where they are kept.
     pub(super) fn record(&self) -> serde_json::Value {
         let name = |path: &Option<PathBuf>| path.as_deref().map(file_name);

@@ -4,6 +4,7 @@ use super::arguments::{DeviceArgs, parse_bytes};
 use super::output;
 use super::progress::StageBar;
 use crate::pipeline::cancel::Cancel;
+use crate::pipeline::checkpoint::LoraFile;
 use crate::train::config::{Config, Override};
 use crate::train::{
     Event, Mode, OpenedModel, Outcome, StepMetric, TrainJob, TrainPlan, ValidationMetric, train,
@@ -26,6 +27,9 @@ pub(super) struct Args {
     /// Full-precision model folder, or pocket for the small model inside the program
     #[arg(long, value_name = "MODEL", help_heading = "Values of the file")]
     model: Option<String>,
+    /// LoRA to add to the model before it is trained; repeatable, instead of those of the file
+    #[arg(long = "lora", value_name = "FILE[=STRENGTH]", help_heading = "Values of the file")]
+    loras: Vec<LoraFile>,
     /// Folder for checkpoints, measurements, figures and the trained model
     #[arg(short, long, value_name = "FOLDER", help_heading = "Values of the file")]
     out: Option<PathBuf>,
@@ -69,7 +73,7 @@ pub(super) struct Args {
 /// Trains.
 pub(super) fn run(args: Args, quiet: bool, cancel: &Cancel) -> anyhow::Result<()> {
     let config = Config::load(&args.config, &args.overrides()?)?;
-    let opened = OpenedModel::open(&config.model)?;
+    let opened = OpenedModel::open(&config)?;
     let device = args.device.open()?;
     let plan = TrainPlan::new(&config, &opened.model, device.describe())?;
     let print: &dyn Fn(&str) = if args.dry_run { &output::line } else { &output::note };
@@ -135,6 +139,10 @@ impl Args {
             value.map(|value| Override::of_flag(flag, key, value))
         });
         overrides.extend(given);
+        if !self.loras.is_empty() {
+            let loras = self.loras.iter().map(LoraFile::to_argument).collect();
+            overrides.push(Override::of_repeated("--lora", "loras", loras));
+        }
         Ok(overrides)
     }
 }

@@ -62,6 +62,8 @@ pub struct TrainPlan {
     pub ranks: Vec<usize>,
     /// Quantized and all linear layers.
     pub layers: [usize; 2],
+    /// LoRAs that are added to the model first.
+    pub loras: Vec<String>,
     /// Parameters of the model.
     pub model_parameters: u64,
     /// Parameters that are trained.
@@ -149,6 +151,7 @@ impl TrainPlan {
             phase_steps: schedule.as_ref().map(|(schedule, _)| schedule.phase_steps()),
             ranks: schedule.map_or_else(Vec::new, |(_, ranks)| ranks.clone()),
             layers: [quantized, linears.len()],
+            loras: config.loras.iter().map(ToString::to_string).collect(),
             model_parameters: sizes.model_parameters(),
             trained_parameters: sizes.trained(),
             latent_shape,
@@ -192,6 +195,7 @@ impl TrainPlan {
             let rest = self.steps - phase_steps * self.ranks.len();
             format!("; Φ of rank {} for {phase_steps} each, then {rest} without", ranks.join(", "))
         });
+        let loras: String = self.loras.iter().map(|lora| format!(", with {lora}")).collect();
         let memory = &self.memory;
         let otherwise = if self.recompute { "without" } else { "with" };
         vec![
@@ -199,7 +203,7 @@ impl TrainPlan {
             (
                 "model",
                 format!(
-                    "{} parameters, {} trained",
+                    "{} parameters, {} trained{loras}",
                     count(self.model_parameters),
                     count(self.trained_parameters)
                 ),

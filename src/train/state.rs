@@ -175,7 +175,9 @@ impl Checkpoints {
             )))
         };
         if saved.model != self.identity.model {
-            return refuse("the training was started from another model".to_owned());
+            return refuse(
+                "the training was started from another model, or with other LoRAs".to_owned(),
+            );
         }
         if saved.clips != self.identity.clips {
             return refuse(format!(

@@ -50,6 +50,9 @@ impl Config {
             let key = if self.model.is_empty() { "model" } else { "out" };
             return Err(setting(format!("{key} is empty, expected a folder")));
         }
+        if self.start == Start::Random && !self.loras.is_empty() {
+            return Err(setting("start = \"random\" has nothing to add a LoRA to; leave one out"));
+        }
         if self.bits.weights.is_none() {
             self.check_full_precision()?;
         } else if self.start == Start::Random {

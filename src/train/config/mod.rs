@@ -9,6 +9,8 @@ use super::{LoopSettings, OptimizerSettings, TrainError};
 use crate::method::qvgen::{Annealing, Auxiliary, Loss, Method, Recipe};
 use crate::method::{Rule, Scope};
 use crate::models::DenoiserConfig;
+use crate::pipeline::ModelFiles;
+use crate::pipeline::checkpoint::LoraFile;
 use crate::quant::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -28,6 +30,14 @@ const DEFAULT_LAMBDA: f64 = 0.5;
 pub struct Config {
     /// Full-precision model folder in the diffusers layout, or `pocket`.
     pub model: String,
+    /// LoRAs to add to the model first, each `FILE` or `FILE=STRENGTH`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "write_loras",
+        deserialize_with = "read_texts"
+    )]
+    pub loras: Vec<LoraFile>,
     /// Folder for everything that the training writes.
     pub out: PathBuf,
     /// Precision of the quantized layers; `full` trains without quantization.
@@ -40,7 +50,7 @@ pub struct Config {
     #[serde(default)]
     pub start: Start,
     /// Precision of some layers, `pattern=precision`; the last that matches decides.
-    #[serde(default, serialize_with = "write_rules", deserialize_with = "read_rules")]
+    #[serde(default, serialize_with = "write_rules", deserialize_with = "read_texts")]
     pub layers: Vec<Rule>,
     /// Whether the embedders and the last layer are quantized too.
     #[serde(default)]
@@ -256,6 +266,11 @@ impl Config {
         scope
     }
 
+    /// Files that stand for parts of the model.
+    pub fn files(&self) -> ModelFiles {
+        ModelFiles { loras: self.loras.clone(), ..ModelFiles::default() }
+    }
+
     /// Dotted keys and values of everything that decides what is learned; places and reports do
     /// not.
     ///
@@ -267,7 +282,7 @@ impl Config {
         let mut flat = BTreeMap::new();
         flatten(String::new(), &value, &mut flat);
         let is_outward = |key: &str| {
-            let outward = ["model", "out", "data.cache"];
+            let outward = ["model", "loras", "out", "data.cache"];
             outward.contains(&key) || ["checkpoint.", "log."].iter().any(|p| key.starts_with(p))
         };
         flat.retain(|key, _| !is_outward(key));
@@ -357,7 +372,15 @@ fn write_rules<S: Serializer>(rules: &[Rule], serializer: S) -> Result<S::Ok, S:
     serializer.collect_seq(rules.iter().map(ToString::to_string))
 }
 
-fn read_rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
+fn write_loras<S: Serializer>(loras: &[LoraFile], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(loras.iter().map(LoraFile::to_argument))
+}
+
+fn read_texts<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+    D: Deserializer<'de>,
+{
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }

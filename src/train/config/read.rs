@@ -44,6 +44,13 @@ impl Override {
         Self { flag: format!("{flag} {value}"), key: key.to_owned(), value }
     }
 
+    /// What a repeatable flag of its own asks for: its values are all of the list.
+    pub fn of_repeated(flag: &str, key: &str, values: Vec<String>) -> Self {
+        let typed: Vec<String> = values.iter().map(|value| format!("{flag} {value}")).collect();
+        let list = Value::Array(values.into_iter().map(Value::String).collect());
+        Self { flag: typed.join(" "), key: key.to_owned(), value: list.to_string() }
+    }
+
     /// The readings of the value: as TOML if it is any, and as a bare string.
     fn readings(&self) -> Vec<Value> {
         let parsed = toml::from_str::<Table>(&format!("value = {}", self.value)).ok();
@@ -153,6 +160,7 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::checkpoint::LoraFile;
 
     const FILE: &str = "model = \"m\"\nout = \"o\"\n\n[data]\nrandom = 4\n\n[loop]\nsteps = 100\n";
 
@@ -190,8 +198,26 @@ mod tests {
     }
 
     #[test]
+    fn a_repeated_flag_is_the_whole_list() {
+        let file = format!("loras = [\"a.safetensors\"]\n{FILE}");
+        let loras = |overrides: &[Override]| {
+            let config = Config::from_text(&file, "x.toml", overrides).expect("a configuration");
+            config.loras.iter().map(LoraFile::to_argument).collect::<Vec<_>>()
+        };
+        assert_eq!(loras(&[]), ["a.safetensors=1"]);
+        let given = ["b \"c\".safetensors", "C:\\d=-0.5"].map(str::to_owned).to_vec();
+        let change = Override::of_repeated("--lora", "loras", given);
+        assert_eq!(loras(&[change]), ["b \"c\".safetensors=1", "C:\\d=-0.5"]);
+        let wrong = Override::of_repeated("--lora", "loras", vec!["a=x".to_owned()]);
+        let error = Config::from_text(&file, "x.toml", &[wrong]).unwrap_err().to_string();
+        assert!(error.contains("--lora a=x: ") && error.contains("is no number"), "{error}");
+    }
+
+    #[test]
     fn a_written_configuration_is_read_back() {
-        let config = read(FILE, &["recipe.annealing=linear", "optimizer.average_decay=0.99"]);
+        let changes =
+            ["recipe.annealing=linear", "optimizer.average_decay=0.99", "loras=[\"a=0.5\"]"];
+        let config = read(FILE, &changes);
         let config = config.unwrap();
         let again = read(&config.to_toml(), &[]).unwrap();
         assert_eq!(again, config);
@@ -224,6 +250,7 @@ mod tests {
             ("method=qvgn", &["--set method=qvgn", "efficient-dm"]),
             ("bits=w5a5", &["--set bits=w5a5", "w4a4"]),
             ("layers=[\"a\"]", &["pattern=precision"]),
+            ("loras=[\"a=x\"]", &["the strength \"x\" is no number"]),
             ("model.x=3", &["model is no section"]),
         ] {
             let error = read(FILE, &[set]).unwrap_err();

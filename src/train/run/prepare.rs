@@ -4,7 +4,7 @@ use super::{Event, TrainJob};
 use crate::kernels::device::OpenDevice;
 use crate::method::qvgen::{Auxiliary, Loss, Recipe};
 use crate::nn::{Limits, Weights};
-use crate::pipeline::checkpoint::{ComponentKind, Tensors};
+use crate::pipeline::checkpoint::{Checkpoint, ComponentKind, Tensors};
 use crate::pipeline::embedded::{EmbeddedModel, EmbeddedName};
 use crate::pipeline::model::{ComponentWeights, VideoModel};
 use crate::train::config::{Config, Start};
@@ -29,15 +29,17 @@ pub struct OpenedModel {
 }
 
 impl OpenedModel {
-    /// Opens the folder `name`, or the model of that name inside the program.
+    /// Opens the folder that `config` names, or the model of that name inside the program, with
+    /// its LoRAs.
     ///
     /// # Errors
     ///
-    /// If a file is missing or unusable.
-    pub fn open(name: &str) -> Result<Self, TrainError> {
+    /// If a file is missing or unusable, or a LoRA does not fit the model.
+    pub fn open(config: &Config) -> Result<Self, TrainError> {
+        let name = &config.model;
         let embedded = EmbeddedName::of(Path::new(name)).map(EmbeddedModel::unpack).transpose()?;
         let path = embedded.as_ref().map_or(Path::new(name), EmbeddedModel::path);
-        let model = VideoModel::open(path)?;
+        let model = VideoModel::open_with(path, &config.files())?;
         model.check_files()?;
         Ok(Self { model, _embedded: embedded })
     }
@@ -120,24 +122,35 @@ pub(super) fn identity(
     clips: usize,
 ) -> Result<Identity, TrainError> {
     let model = match weights {
-        ComponentWeights::Full(checkpoint) => fingerprint(checkpoint.tensors())?,
+        ComponentWeights::Full(checkpoint) => fingerprint(checkpoint)?,
         ComponentWeights::Rounded(_) | ComponentWeights::Packed(_) => String::new(),
     };
     Ok(Identity { model, clips, config: config.essence() })
 }
 
 /// SHA-256 over names, types and shapes of all tensors and the contents of the small ones (norms,
-/// biases, tables), which tells models apart without reading gigabytes.
-fn fingerprint(tensors: &Tensors) -> Result<String, TrainError> {
+/// biases, tables), which tells models apart without reading gigabytes. LoRAs, which have no small
+/// tensors, are read whole.
+fn fingerprint(checkpoint: &Checkpoint) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
+    add_tensors(&mut hash, checkpoint.tensors(), FINGERPRINT_BYTES)?;
+    for lora in checkpoint.loras() {
+        hash.update(format!("{}\n", lora.file().strength));
+        add_tensors(&mut hash, lora.tensors(), u64::MAX)?;
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Adds names, types and shapes of `tensors`, and the contents of those of up to `most` bytes.
+fn add_tensors(hash: &mut Sha256, tensors: &Tensors, most: u64) -> Result<(), TrainError> {
     for name in tensors.names() {
         let Some(info) = tensors.info(name) else { continue };
         hash.update(format!("{name} {} {:?}\n", info.dtype(), info.shape()));
-        if info.byte_len() <= FINGERPRINT_BYTES {
+        if info.byte_len() <= most {
             hash.update(tensors.raw(name)?.bytes);
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(())
 }
 
 /// The trainer at its first update, or where `restored` left off.

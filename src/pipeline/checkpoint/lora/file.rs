@@ -14,6 +14,13 @@ pub struct LoraFile {
     pub strength: f32,
 }
 
+impl LoraFile {
+    /// What [`FromStr`] reads it from.
+    pub fn to_argument(&self) -> String {
+        format!("{}={}", self.path.display(), self.strength)
+    }
+}
+
 impl FromStr for LoraFile {
     type Err = String;
 
@@ -54,6 +61,10 @@ mod tests {
         assert_eq!(parse("a.safetensors=0.5"), Ok(("a.safetensors".into(), 0.5)));
         assert_eq!(parse("a=b/c.safetensors"), Ok(("a=b/c.safetensors".into(), 1.0)));
         assert_eq!(parse("a=b/c.safetensors=-2"), Ok(("a=b/c.safetensors".into(), -2.0)));
+        for text in ["a.safetensors", "a=b/c.safetensors", "a/b=-0.3"] {
+            let file = text.parse::<LoraFile>().expect(text);
+            assert_eq!(file.to_argument().parse(), Ok(file));
+        }
         for text in ["", "=1", "a=x", "a=", "a=inf", "a=NaN"] {
             assert!(parse(text).is_err(), "{text:?}");
         }

@@ -78,6 +78,11 @@ impl Lora {
         &self.file
     }
 
+    /// What the file holds.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
     /// The parameters that it changes, sorted.
     pub fn parameters(&self) -> impl ExactSizeIterator<Item = &str> {
         self.changes.keys().map(String::as_str)
