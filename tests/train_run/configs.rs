@@ -68,6 +68,8 @@ fn the_plan_says_honestly_what_fits() {
     assert_eq!(small.ranks, [32, 16, 8, 4, 2, 1]);
     // Values, gradients, two moments and the teacher, 4 bytes each.
     assert!(small.memory.total() > 6 * 4 * small.model_parameters);
+    // What the README says.
+    assert_eq!([small.memory.total() / GIB, small.smallest.total() / GIB], [52, 46]);
     assert!(small.memory_otherwise.activations > 10 * small.memory.activations);
     let refused = small.check(Some(24 * GIB)).expect_err("too large").to_string();
     assert!(refused.contains("24.0 GiB"), "{refused}");
