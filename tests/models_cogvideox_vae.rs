@@ -8,11 +8,11 @@ mod weights;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{Reference, assert_matches, devices, fixture_folders, max_error};
-use qvgen::models::Tiling;
 use qvgen::models::cogvideox_vae::{
     CogVideoXVaeConfig, CogVideoXVaeDecoder, CogVideoXVaeEncoder, decode_ops, decode_peak_bytes,
     largest_tensor_elements,
 };
+use qvgen::models::{Encoder, Tiling};
 use qvgen::nn::{ConvPrecision, Limits, Weights};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -241,6 +241,68 @@ fn encode_normalized_undoes_what_decode_applies() {
     assert!(error <= TOLERANCE, "{error}");
 }
 
+/// Latents of tiles of 48 pixels, 32 apart, of a video of 48 by 80.
+#[test]
+fn latents_are_those_of_their_tile_and_fade_into_the_next() {
+    for fixture in Fixture::all() {
+        for (name, device) in devices() {
+            let encoder = fixture.encoder(&device);
+            let numbers = (0..3 * 5 * 48 * 80).map(|i| (0.013 * (i as f32).powf(1.1)).sin());
+            let video = TensorData::new(numbers.collect(), [3, 5, 48, 80]);
+            let video = Tensor::<4>::from_data(video, &device);
+            let tiling = Tiling::new(&fixture.config, [48, 48], [32, 32]).unwrap();
+            let tiled = encoder.encode_normalized_in(video.clone(), Some(tiling)).unwrap();
+            let whole = encoder.encode_normalized(video.clone()).unwrap();
+            assert_eq!(tiled.dims(), whole.dims());
+            let tile = |start: usize, width: usize| {
+                let part = video.clone().narrow(3, 8 * start, 8 * width);
+                encoder.encode_normalized(part).unwrap()
+            };
+            let columns =
+                |x: &Tensor<4>, start, len| x.clone().narrow(2, 0, 4).narrow(3, start, len);
+            let (first, second) = (tile(0, 6), tile(4, 6));
+            let same = |what: &str, actual: Tensor<4>, expected: Tensor<4>| {
+                let what = format!("{} {name} {what}", fixture.name);
+                assert_matches(&what, &values(actual), &values(expected), 1e-5);
+            };
+            same("the first alone", columns(&tiled, 0, 4), columns(&first, 0, 4));
+            same("the second alone", columns(&tiled, 6, 2), columns(&second, 2, 2));
+            same("where it begins", columns(&tiled, 4, 1), columns(&first, 4, 1));
+            let half = (columns(&first, 5, 1) + columns(&second, 1, 1)) * 0.5;
+            same("half of both", columns(&tiled, 5, 1), half);
+            // Inside they are near those of the whole frame, and no others are: norms and attention
+            // see a tile instead of the frame.
+            let square = |x: Tensor<4>| values(x).iter().map(|x| x * x).sum::<f32>();
+            for [inside, other] in [[1, 3], [6, 2]] {
+                let tiled = columns(&tiled, inside, 2);
+                let error = |start| {
+                    let whole = columns(&whole, start, 2);
+                    (square(tiled.clone() - whole.clone()) / square(whole)).sqrt()
+                };
+                let [near, far] = [inside, other].map(error);
+                assert!(near < 0.6 && far > 0.75, "{} {name}: {near}, {far}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_larger_than_the_video_change_nothing() {
+    let fixture = &Fixture::all()[0];
+    let (_, device) = &devices()[0];
+    let encoder = fixture.encoder(device);
+    let video = fixture.tensor("vae.encode.video", device);
+    let whole = values(encoder.encode_normalized(video.clone()).unwrap());
+    for tiling in [None, Some(Tiling::standard(&fixture.config))] {
+        let tiled = encoder.encode_normalized_in(video.clone(), tiling).unwrap();
+        assert_eq!(values(tiled), whole);
+    }
+    let tiling = Tiling::new(&fixture.config, [8, 8], [8, 8]).unwrap();
+    let odd = Tensor::zeros([3, 5, 16, 20], device);
+    let error = encoder.encode_normalized_in(odd, Some(tiling)).unwrap_err().to_string();
+    assert!(error.starts_with("the video is 20x16 pixels"), "{error}");
+}
+
 #[test]
 fn encode_rejects_videos_it_cannot_cut_into_chunks() {
     let fixture = &Fixture::all()[0];
@@ -399,6 +461,18 @@ fn memory_estimates_follow_from_the_largest_tensors() {
     let bytes = decode_peak_bytes(&config, 60, 90);
     assert!(bytes > 2 * chunk && bytes < 8 * chunk, "{bytes}");
     assert_eq!(decode_peak_bytes(&config, usize::MAX, usize::MAX), u64::MAX);
+}
+
+#[test]
+fn videos_are_encoded_in_the_largest_tiles_that_a_device_can_bind() {
+    let config = CogVideoXVaeConfig::cogvideox_2b();
+    let within = |elements| Tiling::within_encoding(&config, [49, 480, 720], elements);
+    // The history of the first convolution of 128 channels: two whole frames, or two of a tile.
+    let most = 128 * 2 * 480 * 720;
+    assert_eq!((within(most), within(most - 1).is_some()), (None, true));
+    let tile = |size, stride| Some(Tiling::new(&config, [size; 2], [stride; 2]).unwrap());
+    assert_eq!(within(128 * 2 * 256 * 256), tile(256, 192));
+    assert_eq!(within(1), tile(64, 32));
 }
 
 #[test]

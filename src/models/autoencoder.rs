@@ -3,6 +3,7 @@
 //! Video is `[3, frames, height, width]` in −1…1, a latent `[z_dim, latent frames, height / factor,
 //! width / factor]` as the denoiser works on it.
 
+use super::tiles::encode_tiles;
 use super::{ConfigError, Tiling};
 use crate::nn::{WeightError, Weights};
 use burn::tensor::Tensor;
@@ -105,6 +106,30 @@ pub trait Encoder: Debug + Send + Sync {
     ///
     /// If the video has not 3 channels.
     fn encode_normalized(&self, video: Tensor<4>) -> Result<Tensor<4>, AutoencoderError>;
+
+    /// As [`Self::encode_normalized`], in tiles if the video is larger than one: what norms and
+    /// attention see of a frame is then that of its tile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::encode_normalized`], or if the device fails while tiles are read.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::encode_normalized`].
+    fn encode_normalized_in(
+        &self,
+        video: Tensor<4>,
+        tiling: Option<Tiling>,
+    ) -> Result<Tensor<4>, AutoencoderError> {
+        let [_, _, height, width] = video.dims();
+        match tiling {
+            Some(tiling) if tiling.splits_frame(height, width) => {
+                encode_tiles(self, &video, tiling)
+            }
+            _ => self.encode_normalized(video),
+        }
+    }
 }
 
 /// Mean and logarithm of the variance of the latents, not normalized.

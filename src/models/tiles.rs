@@ -1,12 +1,11 @@
-//! Decoding large frames in overlapping tiles that are blended into each other.
+//! Decoding and encoding large frames in overlapping tiles that are blended into each other.
 //!
-//! A tile is decoded from its first to its last frame before the next one, so that the device
-//! holds the memory of one tile only. The host holds the video (4 bytes per value) and, of the
-//! tiles, one whole, the strip it shares with its right neighbor, and a row of strips shared with
-//! the row below.
+//! A tile goes from its first to its last frame before the next one, so that the device holds the
+//! memory of one tile only. The host holds the result (4 bytes per value) and, of the tiles, one
+//! whole, the strip it shares with its right neighbor, and a row of strips shared with the row below.
 
 use super::autoencoder::VideoSink;
-use super::{AutoencoderError, Tiling};
+use super::{AutoencoderError, Encoder, Tiling};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::ops::ControlFlow;
 
@@ -22,7 +21,7 @@ pub(super) trait TileSource {
     fn decode_chunks(&self, latent: &Tensor<4>, sink: &mut VideoSink<'_>) -> ControlFlow<()>;
 }
 
-/// Pixels on the host, `[planes, height, width]`: a plane is one channel of one frame.
+/// Pixels or latents on the host, `[planes, height, width]`: a plane is one channel of one frame.
 #[derive(Clone, Debug)]
 struct Image {
     planes: usize,
@@ -103,10 +102,46 @@ fn fade(index: usize, shared: usize) -> (f32, f32) {
     (own as f32, (1.0 - own) as f32)
 }
 
-/// Decodes `latent` in tiles, which are decoded and blended in raster order.
+/// The image of `height × width` latents, each `scale` wide in it, that `tile` gives in parts: it is
+/// told where one begins and its size, in latents.
 ///
-/// A tile is blended with the one above and then with the one on the left, each as it is after its
-/// own blending; what it shares with the next ones is kept before it is cropped.
+/// Tiles are made and blended in raster order: a tile with the one above and then with the one on
+/// the left, each as it is after its own blending; what it shares with the next ones is kept before
+/// it is cropped.
+fn blended(
+    [height, width]: [usize; 2],
+    tiling: Tiling,
+    scale: usize,
+    mut tile: impl FnMut([usize; 2], [usize; 2]) -> Result<Image, AutoencoderError>,
+) -> Result<Image, AutoencoderError> {
+    let keep = tiling.stride.map(|latents| latents * scale);
+    let overlap = tiling.overlap().map(|latents| latents * scale);
+    let mut canvas: Option<Image> = None;
+    let mut above: Vec<Image> = Vec::new();
+    for top in (0..height).step_by(tiling.stride[0]) {
+        let (mut below, mut left): (Vec<Image>, Option<Image>) = (Vec::new(), None);
+        for (column, start) in (0..width).step_by(tiling.stride[1]).enumerate() {
+            let size = [tiling.size[0].min(height - top), tiling.size[1].min(width - start)];
+            let mut tile = tile([top, start], size)?;
+            if let Some(above) = above.get(column) {
+                tile.blend_top(above);
+            }
+            if let Some(left) = &left {
+                tile.blend_left(left);
+            }
+            let (shared_h, shared_w) = (overlap[0].min(tile.height), overlap[1].min(tile.width));
+            below.push(tile.part([tile.height - shared_h, 0], [shared_h, tile.width]));
+            left = Some(tile.part([0, tile.width - shared_w], [tile.height, shared_w]));
+            let canvas = canvas
+                .get_or_insert_with(|| Image::new(tile.planes, height * scale, width * scale));
+            canvas.put(&tile, [top * scale, start * scale], keep);
+        }
+        above = below;
+    }
+    Ok(canvas.expect("a frame has a tile"))
+}
+
+/// Decodes `latent` in tiles.
 pub(super) fn decode_tiles(
     source: &impl TileSource,
     latent: &Tensor<4>,
@@ -115,32 +150,37 @@ pub(super) fn decode_tiles(
 ) -> Result<(), AutoencoderError> {
     let [_, latent_frames, height, width] = latent.dims();
     let frames = source.chunk_frames(latent_frames).iter().sum();
-    let factor = tiling.factor;
-    let keep = tiling.stride.map(|latents| latents * factor);
-    let mut canvas = Image::new(3 * frames, height * factor, width * factor);
-    let mut above: Vec<Image> = Vec::new();
-    for top in (0..height).step_by(tiling.stride[0]) {
-        let (mut below, mut left): (Vec<Image>, Option<Image>) = (Vec::new(), None);
-        for (column, start) in (0..width).step_by(tiling.stride[1]).enumerate() {
-            let part = latent.clone().narrow(2, top, tiling.size[0].min(height - top));
-            let part = part.narrow(3, start, tiling.size[1].min(width - start));
-            let mut tile = decode_tile(source, &part, frames, factor)?;
-            if let Some(above) = above.get(column) {
-                tile.blend_top(above);
-            }
-            if let Some(left) = &left {
-                tile.blend_left(left);
-            }
-            let shared_h = tiling.overlap()[0].min(tile.height);
-            let shared_w = tiling.overlap()[1].min(tile.width);
-            below.push(tile.part([tile.height - shared_h, 0], [shared_h, tile.width]));
-            left = Some(tile.part([0, tile.width - shared_w], [tile.height, shared_w]));
-            canvas.put(&tile, [top * factor, start * factor], keep);
-        }
-        above = below;
-    }
+    let canvas = blended([height, width], tiling, tiling.factor, |start, size| {
+        decode_tile(source, &part(latent, start, size), frames, tiling.factor)
+    })?;
     let _ = send(source, &canvas, &source.chunk_frames(latent_frames), sink);
     Ok(())
+}
+
+/// Encodes `video` in tiles, to normalized latents.
+pub(super) fn encode_tiles(
+    encoder: &(impl Encoder + ?Sized),
+    video: &Tensor<4>,
+    tiling: Tiling,
+) -> Result<Tensor<4>, AutoencoderError> {
+    let [_, _, height, width] = video.dims();
+    let factor = tiling.factor;
+    let size = [height / factor, width / factor];
+    let mut channels = 1;
+    let canvas = blended(size, tiling, 1, |start, size| {
+        let pixels = |latents: [usize; 2]| latents.map(|latents| latents * factor);
+        let latent = encoder.encode_normalized(part(video, pixels(start), pixels(size)))?;
+        let [z_dim, frames, height, width] = latent.dims();
+        channels = z_dim;
+        Ok(Image { planes: z_dim * frames, height, width, values: read(latent)? })
+    })?;
+    let shape = [channels, canvas.planes / channels, size[0], size[1]];
+    Ok(Tensor::from_data(TensorData::new(canvas.values, shape), &video.device()))
+}
+
+/// The part of frames `[channels, frames, height, width]` that begins at `start`.
+fn part(frames: &Tensor<4>, start: [usize; 2], size: [usize; 2]) -> Tensor<4> {
+    frames.clone().narrow(2, start[0], size[0]).narrow(3, start[1], size[1])
 }
 
 /// All frames of one tile, `[3·frames, height, width]`, not finished.

@@ -1,4 +1,4 @@
-//! How large frames are split into overlapping tiles for decoding.
+//! How large frames are split into overlapping tiles for decoding and encoding.
 
 use super::{AutoencoderConfig, ConfigError};
 
@@ -93,18 +93,43 @@ impl Tiling {
         max_elements: u64,
         max_bytes: u64,
     ) -> Option<Self> {
-        let fits = |height, width| {
+        Self::fitting(config, [latent_height, latent_width], |[height, width]| {
             config.largest_decode_elements(height, width) <= max_elements
                 && config.decode_peak_bytes(height, width) <= max_bytes
-        };
-        if fits(latent_height, latent_width) {
+        })
+    }
+
+    /// The largest of the same tilings with which no tensor exceeds `max_elements` while a video of
+    /// `frames` of `height × width` pixels is encoded; `None` if none does for whole frames.
+    ///
+    /// If none does, the smallest one.
+    pub fn within_encoding(
+        config: &dyn AutoencoderConfig,
+        [frames, height, width]: [usize; 3],
+        max_elements: u64,
+    ) -> Option<Self> {
+        let factor = config.spatial_factor();
+        Self::fitting(config, [height / factor, width / factor], |[height, width]| {
+            let [height, width] = [height * factor, width * factor];
+            config.largest_encode_elements(frames, height, width) <= max_elements
+        })
+    }
+
+    /// `None` if a frame of `whole` latents `fits`, else the largest tiles that do, or the smallest
+    /// there are.
+    fn fitting(
+        config: &dyn AutoencoderConfig,
+        whole: [usize; 2],
+        fits: impl Fn([usize; 2]) -> bool,
+    ) -> Option<Self> {
+        if fits(whole) {
             return None;
         }
         let candidates = [512, 384, 256, 192, 128, 64].map(|size| {
             // An overlap of a quarter, but at least what two convolutions at latent size see.
             Self::of_pixels(config, size, size - (size / 4).max(32))
         });
-        let fitting = candidates.iter().find(|tiling| fits(tiling.size[0], tiling.size[1]));
+        let fitting = candidates.iter().find(|tiling| fits(tiling.size));
         fitting.or(candidates.last()).copied()
     }
 
@@ -125,8 +150,15 @@ impl Tiling {
         latent_height > self.size[0] || latent_width > self.size[1]
     }
 
-    /// Pixels that neighbors share, `[height, width]`.
+    /// Whether frames of that many pixels take more than one tile and can be cut into tiles.
+    pub(super) fn splits_frame(&self, height: usize, width: usize) -> bool {
+        let is_whole = |pixels: usize| pixels > 0 && pixels.is_multiple_of(self.factor);
+        let is_larger = self.splits(height / self.factor, width / self.factor);
+        is_larger && is_whole(height) && is_whole(width)
+    }
+
+    /// Latents that neighbors share, `[height, width]`.
     pub(super) fn overlap(&self) -> [usize; 2] {
-        [0, 1].map(|axis| (self.size[axis] - self.stride[axis]) * self.factor)
+        [0, 1].map(|axis| self.size[axis] - self.stride[axis])
     }
 }

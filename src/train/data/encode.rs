@@ -7,7 +7,7 @@ use super::{
     Buckets, CacheJob, CacheProgress, CacheReport, CacheStage, Clip, ClipList, Collector, Entry,
     Index, Key, ModelFacts, SampledClip, Skipped, SourceKind, data_error,
 };
-use crate::models::Encoder;
+use crate::models::{Encoder, Tiling};
 use crate::nn::Weights;
 use crate::pipeline::PipelineError;
 use crate::pipeline::cancel::{Cancel, Cancelled};
@@ -112,17 +112,28 @@ fn check_encoder(job: &CacheJob<'_>) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Fails now if the device cannot hold a tensor that encoding needs.
+/// The tiles in which clips of that size are encoded: none where the device can bind whole frames.
+fn tiling(job: &CacheJob<'_>, size: [usize; 3]) -> Option<Tiling> {
+    Tiling::within_encoding(&*job.model.vae, size, job.device.max_elements() as u64)
+}
+
+/// Fails now if the device cannot hold a tensor that encoding needs, even in tiles.
 fn check_device(job: &CacheJob<'_>, buckets: &Buckets) -> Result<(), TrainError> {
-    let most = job.device.max_elements() as u64;
+    let (most, frames) = (job.device.max_elements() as u64, buckets.most_frames());
+    let vae = &job.model.vae;
     for &[width, height] in &buckets.sizes {
-        let needed = job.model.vae.largest_encode_elements(buckets.most_frames(), height, width);
+        let Some(tiling) = tiling(job, [frames, height, width]) else { continue };
+        let tile = tiling.latent_size().map(|latents| latents * vae.spatial_factor());
+        let needed = vae.largest_encode_elements(frames, tile[0].min(height), tile[1].min(width));
         if needed > most {
             return Err(TrainError::Setting(format!(
                 "encoding clips of {width}x{height} needs a tensor of {needed} values, the device \
                  can bind {most}; use a smaller --size or `--device cpu`"
             )));
         }
+        log::warn!(
+            "clips of {width}x{height} are encoded in tiles: the device can bind {most} values"
+        );
     }
     Ok(())
 }
@@ -256,7 +267,8 @@ impl Run<'_> {
         let data = TensorData::new(sampled.values(), [3, sampled.frames.len(), height, width]);
         let video = Tensor::<4>::from_data(data, &self.job.device.device);
         // The mean of the posterior: noise of its own would be neither the model's nor seeded.
-        let latent = encoder.encode_normalized(video).map_err(PipelineError::from)?;
+        let tiling = tiling(self.job, [sampled.frames.len(), height, width]);
+        let latent = encoder.encode_normalized_in(video, tiling).map_err(PipelineError::from)?;
         let shape = latent.dims();
         let values = read(latent, &format!("the latent of {}", pending.clip.name))?;
         let facts = [("source", pending.clip.name.as_str()), ("model", self.facts.vae.as_str())];
