@@ -12,6 +12,7 @@
 
 mod layers;
 mod models;
+mod speed;
 mod table;
 
 use anyhow::{Context, bail};
@@ -105,6 +106,7 @@ impl Arguments {
                 "--steps" => arguments.plan.steps = number()?,
                 "--calibration-clips" => arguments.plan.calibration_clips = number()?,
                 "--width" => arguments.layers.width = number()?,
+                "--layer-seeds" => arguments.layers.seeds = number()?.max(1),
                 "--bits" => {
                     arguments.plan.bits = words();
                     arguments.layers.bits = words();

@@ -113,6 +113,7 @@ fn check_encoder(job: &CacheJob<'_>) -> Result<(), TrainError> {
 }
 
 /// The tiles in which clips of that size are encoded: none where the device can bind whole frames.
+/// Latents that were made in tiles are not made again where it can.
 fn tiling(job: &CacheJob<'_>, size: [usize; 3]) -> Option<Tiling> {
     Tiling::within_encoding(&*job.model.vae, size, job.device.max_elements() as u64)
 }
