@@ -181,7 +181,8 @@ fn the_json_document_keeps_its_schema() {
          .settings.sampling.steps .settings.sampling.guidance_scale \
          .settings.sampling.dynamic_guidance \
          .settings.sampling.late_guidance_drop .settings.sampling.flow_shift \
-         .settings.sampling.scheduler .settings.sampling.fps .settings.sampling.attention",
+         .settings.sampling.scheduler .settings.sampling.fps .settings.sampling.attention \
+         .settings.sampling.vae_precision",
     )
     .collect();
     for split in ["all", "seen", "held_out"] {
