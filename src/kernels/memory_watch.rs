@@ -37,6 +37,13 @@ impl MemoryWatch {
         }
     }
 
+    /// Does not look until the value is dropped. Passes that are alike need one look: of the pocket
+    /// model's clip on lavapipe, whose passes take 60 ms, looking at all took a quarter of the time.
+    #[must_use]
+    pub fn pause() -> Pause {
+        Pause { most: MOST.take(), _thread: PhantomData }
+    }
+
     /// The most bytes in use that it saw; `None` where no kernel was dispatched, as on the CPU
     /// device.
     pub fn stop(self) -> Option<u64> {
@@ -47,6 +54,19 @@ impl MemoryWatch {
 impl Drop for MemoryWatch {
     fn drop(&mut self) {
         MOST.set(None);
+    }
+}
+
+/// While it lives, the watch of its thread does not look.
+#[derive(Debug)]
+pub struct Pause {
+    most: Option<u64>,
+    _thread: PhantomData<*const ()>,
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        MOST.set(self.most);
     }
 }
 
@@ -64,6 +84,17 @@ fn note(bytes_in_use: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_ends_with_its_value_and_keeps_what_was_seen() {
+        let watch = MemoryWatch::start();
+        note(3);
+        let pause = MemoryWatch::pause();
+        note(5);
+        drop(pause);
+        note(4);
+        assert_eq!(watch.stop(), Some(4));
+    }
 
     #[test]
     fn a_watch_that_saw_no_dispatch_tells_nothing_and_ends() {

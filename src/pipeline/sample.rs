@@ -269,6 +269,8 @@ impl Sampler<'_> {
         progress(Stage::Denoise, 0, timesteps.len());
         for (step, &timestep) in timesteps.iter().enumerate() {
             self.cancel.check()?;
+            // All steps take the same memory, and looking takes time.
+            let _pause = (step > 0).then(MemoryWatch::pause);
             let data = TensorData::new(latent.to_vec(), shape);
             let x = Tensor::<4>::from_data(data, &self.device.device);
             let scale = guidance.scale_at(step, timesteps.len(), timestep);

@@ -62,7 +62,7 @@ pub struct TrainPlan {
     pub ranks: Vec<usize>,
     /// Quantized and all linear layers.
     pub layers: [usize; 2],
-    /// LoRAs that are added to the model first.
+    /// LoRA files that are added to the model first.
     pub loras: Vec<String>,
     /// Parameters of the model.
     pub model_parameters: u64,

@@ -30,7 +30,7 @@ const DEFAULT_LAMBDA: f64 = 0.5;
 pub struct Config {
     /// Full-precision model folder in the diffusers layout, or `pocket`.
     pub model: String,
-    /// LoRAs to add to the model first, each `FILE` or `FILE=STRENGTH`.
+    /// LoRA files to add to the model first, each `FILE` or `FILE=STRENGTH`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",

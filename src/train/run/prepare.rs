@@ -30,7 +30,7 @@ pub struct OpenedModel {
 
 impl OpenedModel {
     /// Opens the folder that `config` names, or the model of that name inside the program, with
-    /// its LoRAs.
+    /// its LoRA files.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ pub(super) fn identity(
 }
 
 /// SHA-256 over names, types and shapes of all tensors and the contents of the small ones (norms,
-/// biases, tables), which tells models apart without reading gigabytes. LoRAs, which have no small
+/// biases, tables), which tells models apart without reading gigabytes. LoRA files, which have no small
 /// tensors, are read whole.
 fn fingerprint(checkpoint: &Checkpoint) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
