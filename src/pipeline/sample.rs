@@ -267,10 +267,11 @@ impl Sampler<'_> {
         let timesteps = scheduler.timesteps().to_vec();
         transformer.begin_run();
         progress(Stage::Denoise, 0, timesteps.len());
+        // All steps take the same memory, looking takes time, and the first one compiles shaders.
+        let watched = usize::from(timesteps.len() > 1);
         for (step, &timestep) in timesteps.iter().enumerate() {
             self.cancel.check()?;
-            // All steps take the same memory, and looking takes time.
-            let _pause = (step > 0).then(MemoryWatch::pause);
+            let _pause = (step != watched).then(MemoryWatch::pause);
             let data = TensorData::new(latent.to_vec(), shape);
             let x = Tensor::<4>::from_data(data, &self.device.device);
             let scale = guidance.scale_at(step, timesteps.len(), timestep);
