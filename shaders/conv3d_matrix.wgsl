@@ -23,24 +23,14 @@
 //            because they share their input.
 // Twin:      kernels::conv3d::reference of rounded x, history and w
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> history: array<f32>;
-@group(0) @binding(2) var<storage, read_write> w: array<vec4<Elem>>;
-@group(0) @binding(3) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+#import conv3d_tiles
 
-#import conv3d_frames
-
-const TAPS: u32 = KERNEL_T * KERNEL_H * KERNEL_W;
 const DEPTH: u32 = 32u;
 const CHANNELS: u32 = 2u * ROWS * SIZE; // of a workgroup
 const PIXELS: u32 = 8u * SIZE;
 const X_STRIDE: u32 = PIXELS + 8u;
 const W_STRIDE: u32 = CHANNELS + 8u;
 const AREA: u32 = SIZE * SIZE;
-// The row of a pixel beyond the frame: no tap brings it back inside.
-const OUTSIDE: i32 = -0x10000000;
 
 var<workgroup> sh_x: array<Elem, DEPTH * X_STRIDE>; // by input channel, then pixel
 var<workgroup> sh_w: array<Elem, DEPTH * W_STRIDE>; // by input channel, then output channel

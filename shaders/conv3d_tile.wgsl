@@ -19,21 +19,11 @@
 //            because they share their input.
 // Twin:      kernels::conv3d::reference, of rounded x, history and w where Elem is f16
 
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> history: array<f32>;
-@group(0) @binding(2) var<storage, read_write> w: array<vec4<Elem>>;
-@group(0) @binding(3) var<storage, read_write> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> params: Params;
+#import conv3d_tiles
 
-#import conv3d_frames
-
-const TAPS: u32 = KERNEL_T * KERNEL_H * KERNEL_W;
 const DEPTH: u32 = 16u;
 const QUADS: u32 = 32u;         // of four pixels, in a tile
 const VECTORS: u32 = 8u * OUT_VECTORS; // of four output channels, in a tile
-// The row of a pixel beyond the frame: no tap brings it back inside.
-const OUTSIDE: i32 = -0x10000000;
 
 var<workgroup> sh_x: array<vec4<Elem>, DEPTH * QUADS>;   // by input channel, then pixels
 var<workgroup> sh_w: array<vec4<Elem>, DEPTH * VECTORS>; // by input channel, then output channels

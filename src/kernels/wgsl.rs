@@ -28,6 +28,7 @@ const SHARED: &[(&str, &str)] = &[
     ("code_units", include_str!("../../shaders/shared/code_units.wgsl")),
     ("codes", include_str!("../../shaders/shared/codes.wgsl")),
     ("conv3d_frames", include_str!("../../shaders/shared/conv3d_frames.wgsl")),
+    ("conv3d_tiles", include_str!("../../shaders/shared/conv3d_tiles.wgsl")),
     ("conv3d_weights", include_str!("../../shaders/shared/conv3d_weights.wgsl")),
     ("conv3d_weights_shared", include_str!("../../shaders/shared/conv3d_weights_shared.wgsl")),
     ("dot_packed", include_str!("../../shaders/shared/dot_packed.wgsl")),
