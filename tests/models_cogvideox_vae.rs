@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod common;
+#[path = "common/encoded_tiles.rs"]
+mod encoded_tiles;
 #[path = "common/weights.rs"]
 mod weights;
 
@@ -241,47 +243,13 @@ fn encode_normalized_undoes_what_decode_applies() {
     assert!(error <= TOLERANCE, "{error}");
 }
 
-/// Latents of tiles of 48 pixels, 32 apart, of a video of 48 by 80.
 #[test]
 fn latents_are_those_of_their_tile_and_fade_into_the_next() {
     for fixture in Fixture::all() {
-        for (name, device) in devices() {
-            let encoder = fixture.encoder(&device);
-            let numbers = (0..3 * 5 * 48 * 80).map(|i| (0.013 * (i as f32).powf(1.1)).sin());
-            let video = TensorData::new(numbers.collect(), [3, 5, 48, 80]);
-            let video = Tensor::<4>::from_data(video, &device);
+        for (device_name, device) in devices() {
             let tiling = Tiling::new(&fixture.config, [48, 48], [32, 32]).unwrap();
-            let tiled = encoder.encode_normalized_in(video.clone(), Some(tiling)).unwrap();
-            let whole = encoder.encode_normalized(video.clone()).unwrap();
-            assert_eq!(tiled.dims(), whole.dims());
-            let tile = |start: usize, width: usize| {
-                let part = video.clone().narrow(3, 8 * start, 8 * width);
-                encoder.encode_normalized(part).unwrap()
-            };
-            let columns =
-                |x: &Tensor<4>, start, len| x.clone().narrow(2, 0, 4).narrow(3, start, len);
-            let (first, second) = (tile(0, 6), tile(4, 6));
-            let same = |what: &str, actual: Tensor<4>, expected: Tensor<4>| {
-                let what = format!("{} {name} {what}", fixture.name);
-                assert_matches(&what, &values(actual), &values(expected), 1e-5);
-            };
-            same("the first alone", columns(&tiled, 0, 4), columns(&first, 0, 4));
-            same("the second alone", columns(&tiled, 6, 2), columns(&second, 2, 2));
-            same("where it begins", columns(&tiled, 4, 1), columns(&first, 4, 1));
-            let half = (columns(&first, 5, 1) + columns(&second, 1, 1)) * 0.5;
-            same("half of both", columns(&tiled, 5, 1), half);
-            // Inside they are near those of the whole frame, and no others are: norms and attention
-            // see a tile instead of the frame.
-            let square = |x: Tensor<4>| values(x).iter().map(|x| x * x).sum::<f32>();
-            for [inside, other] in [[1, 3], [6, 2]] {
-                let tiled = columns(&tiled, inside, 2);
-                let error = |start| {
-                    let whole = columns(&whole, start, 2);
-                    (square(tiled.clone() - whole.clone()) / square(whole)).sqrt()
-                };
-                let [near, far] = [inside, other].map(error);
-                assert!(near < 0.6 && far > 0.75, "{} {name}: {near}, {far}", fixture.name);
-            }
+            let what = format!("{} {device_name}", fixture.name);
+            encoded_tiles::check(&what, &fixture.encoder(&device), tiling, &device);
         }
     }
 }
