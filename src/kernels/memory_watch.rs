@@ -38,7 +38,8 @@ impl MemoryWatch {
     }
 
     /// Does not look until the value is dropped. Passes that are alike need one look: of the pocket
-    /// model's clip on lavapipe, whose passes take 60 ms, looking at all took a quarter of the time.
+    /// model's clip on lavapipe, whose passes take 60 ms, looking at all took a quarter of the time
+    /// (`examples/peers/first_use.py`).
     #[must_use]
     pub fn pause() -> Pause {
         Pause { most: MOST.take(), _thread: PhantomData }
