@@ -117,7 +117,7 @@ impl Form {
             .into();
         let (size, subgroup) = (facts.matrix_size, facts.fixed_subgroup());
         let fits = QMatmulMatrix::workgroup_bytes(size) <= facts.workgroup_memory_bytes;
-        if facts.offers(Tier::Matrix) && fits && !product.grouped {
+        if facts.offers(Tier::Matrix) && fits {
             forms.push(Self::Matrix { size, subgroup });
         }
         let broadcast = facts.offers(Tier::Subgroups);
@@ -127,9 +127,7 @@ impl Form {
             // Emulated matrix units and workgroup memory are slower than registers.
             forms.reverse();
         }
-        if !product.grouped {
-            forms.push(Self::SplitK { parts: Self::parts_on(facts) });
-        }
+        forms.push(Self::SplitK { parts: Self::parts_on(facts) });
         forms
     }
 
@@ -140,7 +138,7 @@ impl Form {
         } else {
             QMatmulSplitK::suits_gpu(params)
         };
-        if suits && !product.grouped {
+        if suits {
             return Self::SplitK { parts: Self::parts_on(facts) };
         }
         Self::candidates(facts, product)[0]

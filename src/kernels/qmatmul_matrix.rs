@@ -8,7 +8,7 @@ use super::{Const, Kernel, Tier};
 /// The kernel, specialized to a product and the adapter's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QMatmulMatrix {
-    /// What is computed; rows of the weight have one grid.
+    /// What is computed.
     pub product: Product,
     /// Rows, columns and depth of a unit: 8 or 16.
     pub size: u32,
@@ -17,9 +17,10 @@ pub struct QMatmulMatrix {
 }
 
 impl QMatmulMatrix {
-    /// Workgroup memory with units of `size`: two tiles of 40 halves per row, and eight results.
+    /// Workgroup memory with units of `size`: two tiles of 40 halves per row, eight results and four
+    /// sums per token.
     pub fn workgroup_bytes(size: u32) -> u32 {
-        2 * 2 * (8 * size) * 40 + 4 * 8 * size * size
+        2 * 2 * (8 * size) * 40 + 4 * 8 * size * size + 4 * 4 * (8 * size)
     }
 }
 
@@ -32,7 +33,7 @@ impl Kernel for QMatmulMatrix {
         let units = |product| {
             [(8, 8), (8, 32), (16, 32)].map(|(size, subgroup)| Self { product, size, subgroup })
         };
-        Product::all().into_iter().filter(|product| !product.grouped).flat_map(units).collect()
+        Product::all().into_iter().flat_map(units).collect()
     }
 
     fn tier(&self) -> Tier {
@@ -44,7 +45,8 @@ impl Kernel for QMatmulMatrix {
     }
 
     fn constants(&self) -> Vec<Const> {
-        let own = vec![Const::U32("SUBGROUP", self.subgroup)];
+        let grouped = Const::Bool("GROUPED", self.product.grouped);
+        let own = vec![grouped, Const::U32("SUBGROUP", self.subgroup)];
         [self.product.constants(), own, matrix_constants(self.size)].concat()
     }
 }

@@ -20,10 +20,10 @@ const MAX_TOKENS: u32 = 16;
 /// calls lose less than compiling the faster form takes.
 const MAX_OPS: u64 = 1 << 21;
 
-/// The kernel, specialized to a product with one grid per row.
+/// The kernel, specialized to a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QMatmulSplitK {
-    /// What is computed; not grouped.
+    /// What is computed.
     pub product: Product,
     /// Invocations that share a row's elements: 1, or a power of two from 4 on.
     pub parts: u32,
@@ -57,10 +57,8 @@ impl Kernel for QMatmulSplitK {
     type Params = Params;
 
     fn all() -> Vec<Self> {
-        let products = Product::all().into_iter().filter(|product| !product.grouped);
-        products
-            .flat_map(|product| [1, Self::GPU_PARTS].map(|parts| Self { product, parts }))
-            .collect()
+        let each = |product| [1, Self::GPU_PARTS].map(|parts| Self { product, parts });
+        Product::all().into_iter().flat_map(each).collect()
     }
 
     fn workgroup_size(&self) -> u32 {
@@ -70,6 +68,7 @@ impl Kernel for QMatmulSplitK {
     fn constants(&self) -> Vec<Const> {
         let mut constants = self.product.constants();
         constants.extend([
+            Const::Bool("GROUPED", self.product.grouped),
             Const::U32("PARTS", self.parts),
             Const::Import("dot", Dot::preferred().fragment()),
         ]);

@@ -65,7 +65,7 @@ impl Tuning {
 /// Shapes and widths that share a measurement: tokens count by powers of two.
 fn class(product: Product, params: Params) -> String {
     let Product { w_bits, x_bits, grouped, .. } = product;
-    let grouping = if grouped { "g" } else { "" };
+    let grouping = if grouped { format!("g{}", params.group_size) } else { String::new() };
     let tokens = params.m.next_power_of_two().min(measure::MOST_TOKENS);
     format!("w{w_bits}{grouping} x{x_bits} {tokens}×{}×{}", params.n, params.k)
 }

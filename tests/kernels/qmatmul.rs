@@ -15,9 +15,7 @@ fn forms(product: Product) -> Vec<Form> {
     let facts = AdapterFacts::of(&wgpu_device());
     let mut forms = Form::candidates(&facts, product);
     let mut others = [2, 4].map(|columns| Form::Registers { broadcast: false, columns }).to_vec();
-    if !product.grouped {
-        others.extend([1, 8].map(|parts| Form::SplitK { parts }));
-    }
+    others.extend([1, 8].map(|parts| Form::SplitK { parts }));
     others.retain(|form| !forms.contains(form));
     forms.extend(others);
     forms

@@ -22,6 +22,4 @@ fn few_results_take_the_form_that_splits_k() {
     assert!(splits(&gpu, params(1, 9216)) && !splits(&gpu, params(256, 64)));
     let software = AdapterFacts { is_software: true, ..AdapterFacts::default() };
     assert!(splits(&software, params(16, 64)) && !splits(&software, params(256, 1536)));
-    let grouped = Product { grouped: true, ..product };
-    assert!(!matches!(Form::preferred(&gpu, grouped, params(1, 8)), Form::SplitK { .. }));
 }
