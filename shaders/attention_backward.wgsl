@@ -42,7 +42,10 @@ struct Params {
 
 const TILE: u32 = 4u * ROW_GROUPS;
 const WIDTH: u32 = 4u * COLUMN_GROUPS;
+const GRADIENTS: u32 = select(1u, 2u, KEYS);
 const CHUNKS: u32 = (HEAD_DIM + WIDTH - 1u) / WIDTH;
+// Channels or tokens of a product between two tests of the loop; divides STEP.
+const UNROLLED: u32 = 8u;
 // One vector of padding per row, so that a column of a tile spreads over the memory banks.
 const OWN_STRIDE: u32 = ROW_GROUPS + 1u;
 const WALK_STRIDE: u32 = COLUMN_GROUPS + 1u;
@@ -64,62 +67,74 @@ var<private> patch_b: array<vec4<f32>, 4>; // own_b · walk_bᵀ, then p
 var<private> acc_a: array<vec4<f32>, CHUNKS * 4u>; // [chunk][owned]
 var<private> acc_b: array<vec4<f32>, CHUNKS * 4u>;
 
+// Zero, which no compiler knows: loops that end with it are not unrolled, which takes software adapters
+// several times as long to compile.
+fn opaque_zero() -> u32 {
+    return params.heads >> 31u;
+}
+
 fn offset(token: u32, head: u32, channel: u32) -> u32 {
     return (token * params.heads + head) * HEAD_DIM + channel;
 }
 
-fn own_at(b: bool, token: u32, head: u32, channel: u32) -> f32 {
-    if token >= params.own || channel >= HEAD_DIM {
-        return 0.0;
-    }
+// Four elements of a side that begin at `at`; they are loaded without a branch each, which takes a
+// software adapter long to compile.
+fn own_four(b: bool, at: vec4<u32>) -> vec4<f32> {
     if b {
-        return own_b[offset(token, head, channel)];
+        return vec4<f32>(own_b[at.x], own_b[at.y], own_b[at.z], own_b[at.w]);
     }
-    return own_a[offset(token, head, channel)];
+    return vec4<f32>(own_a[at.x], own_a[at.y], own_a[at.z], own_a[at.w]);
 }
 
-fn walk_at(b: bool, token: u32, head: u32, channel: u32) -> f32 {
-    if token >= params.walked || channel >= HEAD_DIM {
-        return 0.0;
-    }
+fn walked_four(b: bool, at: vec4<u32>) -> vec4<f32> {
     if b {
-        return walk_b[offset(token, head, channel)];
+        return vec4<f32>(walk_b[at.x], walk_b[at.y], walk_b[at.z], walk_b[at.w]);
     }
-    return walk_a[offset(token, head, channel)];
+    return vec4<f32>(walk_a[at.x], walk_a[at.y], walk_a[at.z], walk_a[at.w]);
 }
 
-fn load_own(lane: u32, b: bool, head: u32, token: u32, channel: u32) {
-    for (var i = lane; i < STEP * ROW_GROUPS; i += WORKGROUP_SIZE) {
-        let c = channel + i % STEP;
-        let t = token + i / STEP * 4u;
-        tile_own[i % STEP * OWN_STRIDE + i / STEP] = vec4<f32>(
-            own_at(b, t, head, c), own_at(b, t + 1u, head, c),
-            own_at(b, t + 2u, head, c), own_at(b, t + 3u, head, c),
-        );
-    }
+const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+
+// Where elements of a head lie; the last token or channel stands in for those beyond.
+fn offsets(token: vec4<u32>, tokens: u32, head: u32, channel: vec4<u32>) -> vec4<u32> {
+    let row = min(token, vec4<u32>(tokens - 1u)) * params.heads + head;
+    return row * HEAD_DIM + min(channel, vec4<u32>(HEAD_DIM - 1u));
+}
+
+// `values` where both indices are within a side, else zeros.
+fn within(values: vec4<f32>, token: vec4<u32>, tokens: u32, channel: vec4<u32>) -> vec4<f32> {
+    let is_in = (token < vec4<u32>(tokens)) & (channel < vec4<u32>(HEAD_DIM));
+    return select(vec4<f32>(0.0), values, is_in);
 }
 
 // A vector holds four tokens of a channel.
+fn load_own(lane: u32, b: bool, head: u32, token: u32, channel: u32) {
+    for (var i = lane; i < STEP * ROW_GROUPS; i += WORKGROUP_SIZE) {
+        let c = vec4<u32>(channel + i % STEP);
+        let t = token + i / STEP * 4u + FOUR;
+        let values = own_four(b, offsets(t, params.own, head, c));
+        tile_own[i % STEP * OWN_STRIDE + i / STEP] = within(values, t, params.own, c);
+    }
+}
+
+// The same of the other side.
 fn load_walked_tokens(lane: u32, b: bool, head: u32, token: u32, channel: u32) {
     for (var i = lane; i < STEP * COLUMN_GROUPS; i += WORKGROUP_SIZE) {
-        let c = channel + i % STEP;
-        let t = token + i / STEP * 4u;
-        tile_walk[i % STEP * WALK_STRIDE + i / STEP] = vec4<f32>(
-            walk_at(b, t, head, c), walk_at(b, t + 1u, head, c),
-            walk_at(b, t + 2u, head, c), walk_at(b, t + 3u, head, c),
-        );
+        let c = vec4<u32>(channel + i % STEP);
+        let t = token + i / STEP * 4u + FOUR;
+        let values = walked_four(b, offsets(t, params.walked, head, c));
+        tile_walk[i % STEP * WALK_STRIDE + i / STEP] = within(values, t, params.walked, c);
     }
 }
 
 // A vector holds four channels of a token.
 fn load_walked_channels(lane: u32, b: bool, head: u32, token: u32, channel: u32) {
     for (var i = lane; i < STEP * COLUMN_GROUPS; i += WORKGROUP_SIZE) {
-        let t = token + i / COLUMN_GROUPS;
-        let c = channel + i % COLUMN_GROUPS * 4u;
-        tile_walk[i / COLUMN_GROUPS * WALK_STRIDE + i % COLUMN_GROUPS] = vec4<f32>(
-            walk_at(b, t, head, c), walk_at(b, t, head, c + 1u),
-            walk_at(b, t, head, c + 2u), walk_at(b, t, head, c + 3u),
-        );
+        let t = vec4<u32>(token + i / COLUMN_GROUPS);
+        let c = channel + i % COLUMN_GROUPS * 4u + FOUR;
+        let values = walked_four(b, offsets(t, params.walked, head, c));
+        let at = i / COLUMN_GROUPS * WALK_STRIDE + i % COLUMN_GROUPS;
+        tile_walk[at] = within(values, t, params.walked, c);
     }
 }
 
@@ -135,13 +150,15 @@ fn multiply_tokens(lane: u32, b: bool, head: u32, own: u32, walked: u32) -> arra
         load_own(lane, b, head, own, channel);
         load_walked_tokens(lane, b, head, walked, channel);
         workgroupBarrier();
-        for (var i = 0u; i < STEP; i++) {
-            let x = tile_own[i * OWN_STRIDE + row];
-            let y = tile_walk[i * WALK_STRIDE + column];
-            s0 += x * y.x;
-            s1 += x * y.y;
-            s2 += x * y.z;
-            s3 += x * y.w;
+        for (var first = 0u; first < STEP + opaque_zero(); first += UNROLLED) {
+            for (var i = first; i < first + UNROLLED; i++) {
+                let x = tile_own[i * OWN_STRIDE + row];
+                let y = tile_walk[i * WALK_STRIDE + column];
+                s0 += x * y.x;
+                s1 += x * y.y;
+                s2 += x * y.z;
+                s3 += x * y.w;
+            }
         }
         workgroupBarrier();
     }
@@ -190,13 +207,15 @@ fn accumulate(lane: u32, b: bool, head: u32, walked: u32) {
         for (var first = 0u; first < WIDTH; first += STEP) {
             load_walked_channels(lane, b, head, walked + first, chunk * WIDTH);
             workgroupBarrier();
-            for (var i = 0u; i < STEP; i++) {
-                let x = tile_p[(first + i) * OWN_STRIDE + row];
-                let y = tile_walk[i * WALK_STRIDE + column];
-                d0 += x.x * y;
-                d1 += x.y * y;
-                d2 += x.z * y;
-                d3 += x.w * y;
+            for (var some = 0u; some < STEP + opaque_zero(); some += UNROLLED) {
+                for (var i = some; i < some + UNROLLED; i++) {
+                    let x = tile_p[(first + i) * OWN_STRIDE + row];
+                    let y = tile_walk[i * WALK_STRIDE + column];
+                    d0 += x.x * y;
+                    d1 += x.y * y;
+                    d2 += x.z * y;
+                    d3 += x.w * y;
+                }
             }
             workgroupBarrier();
         }
@@ -255,20 +274,22 @@ fn main(
         acc_b[i] = vec4<f32>(0.0);
     }
     for (var walked = 0u; walked < params.walked; walked += WIDTH) {
-        patch_a = multiply_tokens(lane, false, head, own, walked);
-        patch_b = multiply_tokens(lane, true, head, own, walked);
-        differentiate(row, column, head, own, walked);
-        for (var c = 0u; c < 4u; c++) {
-            tile_p[(column * 4u + c) * OWN_STRIDE + row] = patch_a[c];
+        for (var side = 0u; side < 2u + opaque_zero(); side++) {
+            let products = multiply_tokens(lane, side == 1u, head, own, walked);
+            if side == 0u {
+                patch_a = products;
+            } else {
+                patch_b = products;
+            }
         }
-        workgroupBarrier();
-        accumulate(lane, false, head, walked);
-        if KEYS {
+        differentiate(row, column, head, own, walked);
+        for (var side = 0u; side < GRADIENTS + opaque_zero(); side++) {
             for (var c = 0u; c < 4u; c++) {
-                tile_p[(column * 4u + c) * OWN_STRIDE + row] = patch_b[c];
+                let factors = select(patch_a[c], patch_b[c], side == 1u);
+                tile_p[(column * 4u + c) * OWN_STRIDE + row] = factors;
             }
             workgroupBarrier();
-            accumulate(lane, true, head, walked);
+            accumulate(lane, side == 1u, head, walked);
         }
     }
     store(row, column, head, own);
