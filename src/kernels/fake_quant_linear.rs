@@ -11,6 +11,7 @@ use super::fake_quantize_tokens::{
     FakeQuantTokens, FakeQuantizeTokens, FakeQuantizeTokensOp, Params, checked_params, clip_factors,
 };
 use super::fake_quantize_tokens_backward::{self, FakeQuantizeTokensBackwardOp};
+use super::matmul_nt::{MatmulNtOp, token_gradient, weight_gradient};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -30,7 +31,7 @@ trait FakeQuantLinearOp: Backend {
     ) -> FloatTensor<Self>;
 }
 
-fn product<B: FakeQuantizeTokensOp>(
+fn product<B: FakeQuantizeTokensOp + MatmulNtOp>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     factors: FloatTensor<B>,
@@ -38,7 +39,7 @@ fn product<B: FakeQuantizeTokensOp>(
     params: Params,
 ) -> FloatTensor<B> {
     let tokens = B::fake_quantize_tokens(x, factors, kernel, params);
-    B::float_matmul(tokens, B::float_transpose(weight))
+    B::matmul_nt(tokens, weight)
 }
 
 impl FakeQuantLinearOp for CubeBackend {
@@ -71,7 +72,10 @@ struct LinearStep {
     params: Params,
 }
 
-impl<B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp> Backward<B, 3> for LinearStep {
+impl<B> Backward<B, 3> for LinearStep
+where
+    B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp + MatmulNtOp,
+{
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
     fn backward(
@@ -86,13 +90,12 @@ impl<B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp> Backward<B, 3> for 
         let d_y = grads.consume::<B>(&ops.node);
         if let Some(node) = weight_node {
             let tokens = B::fake_quantize_tokens(x.clone(), factors.clone(), kernel, params);
-            let d_weight = B::float_matmul(B::float_transpose(d_y.clone()), tokens);
-            grads.register::<B>(node.id, d_weight);
+            grads.register::<B>(node.id, weight_gradient::<B>(d_y.clone(), tokens));
         }
         if x_node.is_none() && factors_node.is_none() {
             return;
         }
-        let d_tokens = B::float_matmul(d_y, weight);
+        let d_tokens = token_gradient::<B>(d_y, weight);
         let (m, k) = (params.m, params.k);
         let params = fake_quantize_tokens_backward::Params { m, k };
         let kernel = kernel.backward();
@@ -110,7 +113,7 @@ impl<B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp> Backward<B, 3> for 
 
 impl<B, C> FakeQuantLinearOp for Autodiff<B, C>
 where
-    B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp,
+    B: FakeQuantizeTokensOp + FakeQuantizeTokensBackwardOp + MatmulNtOp,
     C: CheckpointStrategy,
 {
     fn fake_quant_linear(

@@ -98,7 +98,7 @@ pub fn reference(x: &[f32], w: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
 }
 
 #[backend_extension(Cube, Flex)]
-trait MatmulOp: Backend {
+pub(super) trait MatmulOp: Backend {
     fn matmul(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,

@@ -6,12 +6,13 @@
 //! subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1);
 //! [`rebalance`] is exact, because the rank of a product is at most the width of its factors.
 //!
-//! The tall products are Burn's `matmul`, the bases are [`orthonormalize`], and what is left, a
-//! matrix as wide as the rank, is decomposed on the host in f64. Panels are stored transposed,
-//! `[vectors, length]`. Both functions read from the device once.
+//! The tall products are [`matmul_nt`], one kernel for all shapes (Burn's own compiles others for most
+//! ranks and layers), the bases are [`orthonormalize`], and what is left, a matrix as wide as the rank,
+//! is decomposed on the host in f64. Panels are stored transposed, `[vectors, length]`. Both functions
+//! read from the device once.
 
 use super::jacobi::{SmallSvd, small_svd};
-use crate::kernels::orthonormalize;
+use crate::kernels::{concatenate, in_a_row, matmul_nt, orthonormalize};
 use burn::tensor::{Tensor, TensorData};
 
 /// Vectors beyond the rank that take part in the iteration: directions near the cut converge as
@@ -38,7 +39,7 @@ impl LowRank {
 
     /// `l · r`, `[out_features, in_features]`.
     pub fn product(&self) -> Tensor<2> {
-        self.l.clone().matmul(self.r.clone())
+        matmul_nt(self.l.clone(), transposed(self.r.clone()))
     }
 }
 
@@ -67,9 +68,10 @@ pub fn truncated_svd(w: Tensor<2>, rank: usize, seed: u64) -> (LowRank, Vec<f32>
 
     let start = TensorData::new(random(width * in_features, seed), [width, in_features]);
     let mut v = orthonormalize(Tensor::from_data(start, &w.device()));
+    let w_transposed = transposed(w.clone());
     let mut step = || {
-        let u = orthonormalize(v.clone().matmul(w.clone().transpose()));
-        let image = u.clone().matmul(w.clone());
+        let u = orthonormalize(matmul_nt(v.clone(), w.clone()));
+        let image = matmul_nt(u.clone(), w_transposed.clone());
         v = orthonormalize(image.clone());
         (u, image)
     };
@@ -77,7 +79,7 @@ pub fn truncated_svd(w: Tensor<2>, rank: usize, seed: u64) -> (LowRank, Vec<f32>
     for _ in 1..iterations {
         (u, image) = step();
     }
-    let core = read(image.matmul(v.clone().transpose()));
+    let core = read(matmul_nt(image, v.clone()));
     factors(u, v, small_svd(&core, width), rank)
 }
 
@@ -95,12 +97,12 @@ pub fn truncated_svd(w: Tensor<2>, rank: usize, seed: u64) -> (LowRank, Vec<f32>
 pub fn rebalance(l: Tensor<2>, r: Tensor<2>) -> (LowRank, Vec<f32>) {
     let rank = l.dims()[1];
     assert_eq!(rank, r.dims()[0], "rebalance: columns of l against rows of r");
-    let (l, r) = (l.inner(), r.inner());
-    let u = orthonormalize(l.clone().transpose());
+    let (l, r) = (transposed(l.inner()), r.inner());
+    let u = orthonormalize(l.clone());
     let v = orthonormalize(r.clone());
-    let left = u.clone().matmul(l);
-    let right = r.matmul(v.clone().transpose());
-    let both = read(Tensor::cat(vec![left, right], 0));
+    let left = matmul_nt(u.clone(), l);
+    let right = matmul_nt(r, v.clone());
+    let both = read(concatenate(vec![left, right], 0));
     let (left, right) = both.split_at(rank * rank);
     factors(u, v, small_svd(&product(left, right, rank), rank), rank)
 }
@@ -122,11 +124,16 @@ fn factors(u: Tensor<2>, v: Tensor<2>, core: SmallSvd, rank: usize) -> (LowRank,
         Tensor::<2>::from_data(TensorData::new(values, [rank, width]), &device)
     };
     let (from_u, from_v) = (scaled(core.u), scaled(core.v));
-    let l = u.transpose().matmul(from_u.transpose());
-    let r = from_v.matmul(v);
+    let l = matmul_nt(transposed(u), from_u);
+    let r = matmul_nt(from_v, transposed(v));
     let sign = signs(l.clone());
     let low_rank = LowRank { l: l * sign.clone(), r: r * sign.transpose() };
     (low_rank, singular_values.into_iter().map(|value| value as f32).collect())
+}
+
+/// `xᵀ` with its values in a row.
+fn transposed(x: Tensor<2>) -> Tensor<2> {
+    in_a_row(x.transpose())
 }
 
 /// `[1, columns]`: −1 for columns whose smallest value is farther from zero than the largest,

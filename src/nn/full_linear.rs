@@ -2,7 +2,7 @@
 
 use super::limits::dispatch_rows;
 use super::linear_input::residual_columns;
-use crate::kernels::{Epilogue, Residual, concatenate, matmul, qmatmul};
+use crate::kernels::{Epilogue, Residual, concatenate, matmul, matmul_nt, qmatmul};
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// A full-precision layer.
@@ -55,7 +55,7 @@ impl FullLinear {
             start = columns.end;
             let residual = residual.map(|residual| residual_columns(residual, columns));
             if is_tracked {
-                let y = x.clone().matmul(w.clone().transpose()) + bias.clone().unsqueeze();
+                let y = matmul_nt(x.clone(), w.clone()) + bias.clone().unsqueeze();
                 match residual {
                     Some(residual) => residual.add_to(y),
                     None => y,

@@ -2,6 +2,7 @@
 
 use crate::kernels::fake_quant_linear::fake_quant_linear;
 use crate::kernels::fake_quantize_tokens::FakeQuantTokens;
+use crate::kernels::matmul_nt;
 use burn::tensor::Tensor;
 
 /// `y = Q(x) · Wᵀ + b` in floats, with gradients for `x`, `W`, `b` and the activations' clips.
@@ -36,7 +37,7 @@ impl QuantAwareLinear {
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let y = match &self.activations {
             Some((spec, clips)) => fake_quant_linear(x, self.weight.clone(), clips.clone(), *spec),
-            None => x.matmul(self.weight.clone().transpose()),
+            None => matmul_nt(x, self.weight.clone()),
         };
         match &self.bias {
             Some(bias) => y + bias.clone(),

@@ -39,6 +39,7 @@ mod layer_norm;
 mod layer_norm_quantize;
 mod log_quantize;
 mod matmul;
+mod matmul_nt;
 mod norm_rope;
 mod orthonormalize;
 mod qmatmul;

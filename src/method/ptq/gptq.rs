@@ -18,6 +18,7 @@ use super::cholesky::inverse_factor;
 use super::grids::of_codes;
 use super::problem::{matrix, transformed};
 use super::{Problem, activations};
+use crate::kernels::{in_a_row, matmul_nt};
 use crate::quant::{Calibration, Grid, InputTransform, PackedRows, QuantizedLayer, WeightSpec};
 use rayon::prelude::*;
 
@@ -55,8 +56,8 @@ fn gram(problem: &Problem<'_>, transform: &InputTransform) -> Vec<f64> {
         Some(quantizer) => activations::rounded(&quantizer, &x, k, &samples.places),
         None => x,
     };
-    let x = matrix(&x, k, problem.device());
-    let gram = x.clone().transpose().matmul(x).into_data();
+    let channels = in_a_row(matrix(&x, k, problem.device()).transpose());
+    let gram = matmul_nt(channels.clone(), channels).into_data();
     let values = gram.try_to_vec::<f32>().expect("f32 values");
     values.into_iter().map(f64::from).collect()
 }

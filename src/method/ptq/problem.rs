@@ -2,6 +2,7 @@
 
 use super::activations::{self, ActivationGoal};
 use super::{Observed, Place};
+use crate::kernels::matmul_nt;
 use crate::nn::{FakeQuantLinear, FullLinear, Linear, PackedLinear};
 use crate::quant::{
     ActivationQuantizer, InputTransform, LowRankBranch, PackedRows, QuantizedLayer, WeightSpec,
@@ -221,9 +222,9 @@ impl<'a> Problem<'a> {
         let full = FullLinear::new(&layer.rows.values(), bias, k, most, device);
         let y = Linear::Full(full).forward(matrix(&rounded, k, device));
         let Some(branch) = &layer.low_rank else { return y };
-        let down = matrix(&branch.down, k, device).transpose();
-        let up = matrix(&branch.up, branch.rank, device).transpose();
-        y + matrix(&x, k, device).matmul(down).matmul(up)
+        let down = matrix(&branch.down, k, device);
+        let up = matrix(&branch.up, branch.rank, device);
+        y + matmul_nt(matmul_nt(matrix(&x, k, device), down), up)
     }
 }
 

@@ -14,7 +14,7 @@
 
 use super::problem::matrix;
 use super::{Problem, smoothquant};
-use crate::method::truncated_svd;
+use crate::method::{LowRank, truncated_svd};
 use crate::quant::{LowRankBranch, QuantizedLayer};
 use burn::tensor::Tensor;
 
@@ -60,8 +60,8 @@ fn branch(rest: Tensor<2>, rank: usize, seed: u64) -> (LowRankBranch, Tensor<2>)
     let ([_, k], device) = (rest.dims(), rest.device());
     let (factors, _) = truncated_svd(rest, rank, seed);
     let branch = LowRankBranch { rank, down: read(factors.r), up: read(factors.l) }.rounded();
-    let product = matrix(&branch.up, rank, &device).matmul(matrix(&branch.down, k, &device));
-    (branch, product)
+    let (l, r) = (matrix(&branch.up, rank, &device), matrix(&branch.down, k, &device));
+    (branch, LowRank { l, r }.product())
 }
 
 fn read(x: Tensor<2>) -> Vec<f32> {

@@ -12,6 +12,7 @@
 
 use crate::kernels::fake_quantize_weight::fake_quantize_weight;
 use crate::kernels::fake_quantize_weight_backward::fake_quantize_weight_backward;
+use crate::kernels::matmul_nt;
 use crate::quant::{Bits, Scheme};
 use burn::tensor::Tensor;
 
@@ -78,7 +79,9 @@ impl TrainedLayer {
     /// What the quantizer sees.
     pub fn latent_weight(&self) -> Tensor<2> {
         match &self.addition {
-            Some(Addition::Lora { b, a }) => self.weight.clone() + b.clone().matmul(a.clone()),
+            Some(Addition::Lora { b, a }) => {
+                self.weight.clone() + matmul_nt(b.clone(), a.clone().transpose())
+            }
             _ => self.weight.clone(),
         }
     }
@@ -95,7 +98,8 @@ impl TrainedLayer {
         let quantized = self.quantized_weight();
         match &self.addition {
             Some(Addition::Phi { l, r, gamma }) => {
-                quantized + (l.clone() * gamma.clone().unsqueeze::<2>()).matmul(r.clone())
+                let l = l.clone() * gamma.clone().unsqueeze::<2>();
+                quantized + matmul_nt(l, r.clone().transpose())
             }
             _ => quantized,
         }
@@ -119,14 +123,14 @@ impl TrainedLayer {
         let addition = self.addition.as_ref().map(|addition| match addition {
             Addition::Phi { l, r, gamma } => {
                 let gamma = gamma.clone().unsqueeze::<2>();
-                let dl = gradient.clone().matmul(r.clone().transpose()) * gamma.clone();
-                let dr = (l.clone() * gamma).transpose().matmul(gradient);
+                let dl = matmul_nt(gradient.clone(), r.clone()) * gamma.clone();
+                let dr = matmul_nt((l.clone() * gamma).transpose(), gradient.transpose());
                 (dl, dr)
             }
             Addition::Lora { b, a } => {
                 let inside = quantizer.weight.clone();
-                let db = inside.clone().matmul(a.clone().transpose());
-                let da = b.clone().transpose().matmul(inside);
+                let db = matmul_nt(inside.clone(), a.clone());
+                let da = matmul_nt(b.clone().transpose(), inside.transpose());
                 (db, da)
             }
         });
