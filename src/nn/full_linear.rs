@@ -1,8 +1,7 @@
 //! The linear layer in full precision.
 
-use super::limits::dispatch_rows;
 use super::linear_input::residual_columns;
-use crate::kernels::{Epilogue, Residual, concatenate, matmul, matmul_nt, qmatmul};
+use crate::kernels::{Epilogue, Residual, concatenate, matmul, matmul_nt};
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// A full-precision layer.
@@ -68,12 +67,6 @@ impl FullLinear {
                 )
             }
         }))
-    }
-
-    /// Most tokens of a dispatch of `max_ops` operations.
-    pub(super) fn dispatch_tokens(&self, max_ops: u64) -> usize {
-        let shapes = self.parts.iter().map(|(w, _)| 2 * w.shape().num_elements() as u64);
-        dispatch_rows(max_ops, shapes.max().unwrap_or(0), qmatmul::TILE)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -3,6 +3,7 @@
 use crate::kernels::AdapterFacts;
 use burn::tensor::{Device, Tensor};
 
+use super::linear::Linear;
 pub(super) use crate::kernels::MAX_DISPATCH_OPS;
 use crate::kernels::{concatenate, qmatmul};
 
@@ -39,6 +40,15 @@ impl Limits {
     pub fn wide_tokens(self, dim: usize, wide: usize) -> usize {
         let product_ops = 2 * dim as u64 * wide as u64;
         self.tokens(wide).min(dispatch_rows(MAX_DISPATCH_OPS, product_ops, qmatmul::TILE))
+    }
+
+    /// [`wide_tokens`](Self::wide_tokens) of the layers `up` and back. Of layers in training it is what
+    /// can be bound: every chunk would keep quantized weights of its own for the backward pass.
+    pub fn feed_forward_tokens(self, up: &Linear, dim: usize, wide: usize) -> usize {
+        match up {
+            Linear::QuantAware(_) => self.tokens(wide),
+            _ => self.wide_tokens(dim, wide),
+        }
     }
 
     /// How many of `tokens` each of the tensors `[_, dim]` has that they are kept in.

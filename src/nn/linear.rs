@@ -106,15 +106,6 @@ impl Linear {
         }
     }
 
-    /// Most tokens that are computed in one go: the results of more are copied together.
-    pub fn dispatch_tokens(&self) -> usize {
-        match self {
-            Self::Packed(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
-            Self::Full(linear) => linear.dispatch_tokens(MAX_DISPATCH_OPS),
-            Self::FakeQuant(_) | Self::QuantAware(_) | Self::Observed(_) => usize::MAX,
-        }
-    }
-
     /// Bytes of the parameters on the device.
     pub fn bytes(&self) -> usize {
         match self {

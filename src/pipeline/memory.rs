@@ -1,5 +1,6 @@
 //! What a transformer takes on the device, from its configuration alone.
 
+use crate::models::t5::T5Config;
 use crate::models::{DenoiserConfig, LinearShape};
 use std::collections::HashSet;
 
@@ -74,6 +75,27 @@ impl TransformerBytes {
     pub fn in_host_memory(&self, resident: usize) -> u64 {
         self.block.saturating_mul((self.blocks - resident) as u64)
     }
+}
+
+/// What encoding `prompts` prompts of `tokens` tokens takes on the device: one block, its linear layers
+/// as large as `weight_bytes` says, and the activations.
+pub fn text_encoder_bytes(
+    config: &T5Config,
+    tokens: usize,
+    prompts: usize,
+    weight_bytes: &dyn Fn(&LinearShape) -> u64,
+) -> u64 {
+    let mut blocks = vec![0_u64; config.num_layers];
+    let index = |name: &str| {
+        let rest = name.strip_prefix("encoder.block.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    };
+    for layer in config.linears() {
+        if let Some(block) = index(&layer.name).and_then(|index| blocks.get_mut(index)) {
+            *block = block.saturating_add(weight_bytes(&layer));
+        }
+    }
+    blocks.into_iter().max().unwrap_or(0).saturating_add(config.activation_bytes(tokens, prompts))
 }
 
 /// Bytes of f32 tensors of these shapes.

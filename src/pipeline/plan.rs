@@ -1,11 +1,12 @@
 //! What a run will take, estimated from configurations before anything is loaded.
 
 use super::PipelineError;
-use super::memory::{TransformerBytes, parameter_bytes};
+use super::checkpoint::ComponentKind;
+use super::memory::{TransformerBytes, parameter_bytes, text_encoder_bytes};
 use super::model::{ComponentWeights, VideoModel};
 use super::settings::{SampleSettings, TilingChoice};
 use crate::kernels::device::{Adapter, OpenDevice};
-use crate::models::Tiling;
+use crate::models::{LinearShape, Tiling};
 use serde::Serialize;
 
 /// Sizes, work and memory of a run; bytes unless said otherwise.
@@ -84,7 +85,7 @@ impl Plan {
         let limit = limit_bytes.filter(|_| device.adapter.is_some());
         let resident_blocks = parameters.resident_blocks(limit, activation_bytes);
         let weight_bytes = parameters.on_device(resident_blocks, activation_bytes);
-        let text_bytes = text_bytes(model);
+        let text_bytes = text_bytes(model, branches);
         // One byte and one or, in tiles, two floats per value.
         let host_bytes = [settings.video_frames(model), settings.height, settings.width, 3]
             .iter()
@@ -193,14 +194,15 @@ pub fn tiling(
     }
 }
 
-fn text_bytes(model: &VideoModel) -> u64 {
-    let config = &model.text_encoder;
-    let blocks: Vec<(String, Vec<usize>)> = config
-        .parameter_shapes()
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("encoder.block.0."))
-        .collect();
-    parameter_bytes(&blocks) + 4 * (6 * model.text_tokens * config.d_ff) as u64
+/// Of prompts as long as they may be: how long they are is not known yet.
+fn text_bytes(model: &VideoModel, prompts: usize) -> u64 {
+    // Files that cannot be read are named by what reads them.
+    let weights = model.weights(ComponentKind::TextEncoder, None, usize::MAX).ok();
+    let weight_bytes = |layer: &LinearShape| match &weights {
+        Some(weights) => weights.weight_bytes(layer),
+        None => 4 * layer.out_features as u64 * layer.in_features as u64,
+    };
+    text_encoder_bytes(&model.text_encoder, model.text_tokens, prompts, &weight_bytes)
 }
 
 /// An entry of the system's table of memory, bytes.

@@ -206,8 +206,7 @@ impl CogVideoXBlock {
         let (dim, ffn_dim) = (config.dim(), config.ffn_dim());
         let ff_up = weights.linear("ff.net.0.proj", ffn_dim, dim)?;
         let ff_down = weights.linear("ff.net.2", dim, ffn_dim)?;
-        // Of the wide tokens none should ever be copied together.
-        let dispatch = ff_up.dispatch_tokens().min(ff_down.dispatch_tokens());
+        let ff_tokens = limits.feed_forward_tokens(&ff_up, dim, ffn_dim);
         Ok(Self {
             index,
             norm1: AdaptiveNorm::load(&weights.at("norm1"), config, 6)?,
@@ -215,7 +214,7 @@ impl CogVideoXBlock {
             norm2: AdaptiveNorm::load(&weights.at("norm2"), config, 6)?,
             ff_up,
             ff_down,
-            ff_tokens: limits.tokens(ffn_dim).min(dispatch),
+            ff_tokens,
         })
     }
 

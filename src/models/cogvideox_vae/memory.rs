@@ -14,7 +14,7 @@ const MOST_LATENT_FRAMES: usize = 3;
 ///
 /// That is what all causal convolutions remember (two input frames each), plus the most that one
 /// layer holds while a chunk of three latent frames passes: in a residual block its input, the
-/// result of the first convolution and two runs in between. The length of the video does not
+/// result of the first convolution and a run in between. The length of the video does not
 /// matter. A runtime that pools memory reserves more.
 pub fn decode_peak_bytes(
     config: &CogVideoXVaeConfig,
@@ -124,8 +124,9 @@ impl Walk {
             self.causal_conv(from, to);
             self.causal_conv(to, to);
             let chunks = self.chunk(from).saturating_add(self.chunk(to));
-            let runs = self.run(from.max(to)).saturating_mul(2);
-            self.live = self.live.max(chunks.saturating_add(runs));
+            // Normed on its way to the first convolution, or what the second one adds to.
+            let run = self.run(from.max(to));
+            self.live = self.live.max(chunks.saturating_add(run));
         }
     }
 

@@ -155,6 +155,15 @@ impl T5Config {
             .collect()
     }
 
+    /// Bytes of the f32 tensors that live at the fullest moment of a block, for `prompts` prompts of
+    /// `tokens` tokens each: the prompts' hidden states, and of one its normed copy with q, k, v and
+    /// the heads' result, or with both halves of the gated layer.
+    pub fn activation_bytes(&self, tokens: usize, prompts: usize) -> u64 {
+        let (dim, inner, ff) = (self.d_model, self.inner_dim(), self.d_ff);
+        let beside = (4 * inner).max(2 * ff);
+        4 * tokens as u64 * ((prompts + 1) * dim + beside) as u64
+    }
+
     /// Name and shape of every tensor of the encoder.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let (dim, inner, ff) = (self.d_model, self.inner_dim(), self.d_ff);

@@ -174,8 +174,7 @@ impl WanBlock {
         let attn2 = Projections::load(&weights.at("attn2"), config)?;
         let ffn_up = weights.linear("ffn.net.0.proj", ffn_dim, dim)?;
         let ffn_down = weights.linear("ffn.net.2", dim, ffn_dim)?;
-        // Of the wide tokens none should ever be copied together.
-        let dispatch = ffn_up.dispatch_tokens().min(ffn_down.dispatch_tokens());
+        let ffn_tokens = limits.feed_forward_tokens(&ffn_up, dim, ffn_dim);
         Ok(Self {
             index,
             attn1,
@@ -185,7 +184,7 @@ impl WanBlock {
             scale_shift_table: weights.tensor("scale_shift_table", [1, 6, dim])?.reshape([6, dim]),
             plain_norm: LayerNorm::plain(eps),
             norm2: config.cross_attn_norm.then(norm2).transpose()?,
-            ffn_tokens: limits.tokens(ffn_dim).min(dispatch),
+            ffn_tokens,
         })
     }
 
