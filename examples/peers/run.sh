@@ -52,7 +52,7 @@ ours() {
 
 if [ "$small" = yes ]; then
     # Small enough for a software adapter; CPU time is what to compare there.
-    shapes=256x1536x1536
+    shapes=256x1536x1536,256x8960x1536
     export GGML_VK_VISIBLE_DEVICES="${GGML_VK_VISIBLE_DEVICES:-0}"
     ours 120 qvgen-matmul matmul --model wan-1.3b --tokens 256 --bits 3,4,8 --quick
     ours 240 qvgen-attention attention --model wan-1.3b --tokens 2048 --quick
