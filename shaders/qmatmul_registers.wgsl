@@ -23,8 +23,10 @@
 // 2-core EPYC (Zen 4), ms of CPU time: fma alone 20, with w's loads 30, complete 47 (3 bits: 38,
 // 8 bits: 49); Burn's f32 matmul 178. Tried: bytes and dot4U8Packed 92 (as shift, mask, multiply there); tokens loaded as
 // f32 by every invocation 320; 16 × 4 results 42 but twice the time to compile and, at 8 bits, 80
-// for 52 (spilled registers). With 16 vector registers (Zen 3) 8 bits take 2 columns: 2.7 times the
-// speed of Burn's f32 matmul, where 4 columns have 1.5; those are 32 sums of eight lanes.
+// for 52 (spilled registers). Codes of more than 8 bits together take 2 columns: 4 are 32 sums of eight
+// lanes, for which drivers do not always use all registers that a processor with AVX-512 has (8 bits on
+// Zen 4: 53 with 2 columns, with 4 columns 49 on one machine and 81 on another). With 16 registers
+// (Zen 3) 2 columns have 2.7 times the speed of Burn's f32 matmul, 4 have 1.5.
 
 #import code_units
 #import tokens

@@ -3,7 +3,6 @@
 use super::qmatmul::Params;
 use super::qmatmul_form::Product;
 use super::{Const, Kernel, Tier};
-use std::sync::LazyLock;
 
 /// Tokens of an invocation.
 const TOKENS: u32 = 8;
@@ -21,26 +20,17 @@ pub struct QMatmulRegisters {
     pub columns: u32,
 }
 
-/// Whether this processor, which is the one that a software adapter runs on, has 32 vector
-/// registers.
-static HAS_32_REGISTERS: LazyLock<bool> = LazyLock::new(|| {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512vl");
-    #[cfg(not(target_arch = "x86_64"))]
-    return cfg!(target_arch = "aarch64");
-});
-
 impl QMatmulRegisters {
     /// Tokens and columns of a workgroup.
     pub(crate) fn tile(columns: u32) -> (usize, usize) {
         (TOKENS as usize, (columns * WORKGROUP_SIZE) as usize)
     }
 
-    /// Columns whose sums this processor holds in registers: codes of more than 8 bits together
+    /// Columns whose sums processors hold in 16 vector registers: codes of more than 8 bits together
     /// take a register per sum and 8 lanes, others half of one.
     pub(crate) fn columns_for(product: Product) -> u32 {
         let is_paired = product.x_bits.get() + product.w_bits.get() <= 8;
-        if is_paired || *HAS_32_REGISTERS { 4 } else { 2 }
+        if is_paired { 4 } else { 2 }
     }
 }
 

@@ -65,6 +65,7 @@ const SHARED: &[(&str, &str)] = &[
     ("uniform", include_str!("../../shaders/shared/uniform.wgsl")),
     ("weight_quads_scalar", include_str!("../../shaders/shared/weight_quads_scalar.wgsl")),
     ("weight_quads_vector", include_str!("../../shaders/shared/weight_quads_vector.wgsl")),
+    ("weight_units", include_str!("../../shaders/shared/weight_units.wgsl")),
     ("zero_points", include_str!("../../shaders/shared/zero_points.wgsl")),
 ];
 

@@ -12,9 +12,7 @@ use qvgen::kernels::qmatvec::{self, QMatvec};
 use qvgen::kernels::quantize_tokens::QuantizeTokens;
 use qvgen::kernels::quantize_weight::{self, QuantizeWeight};
 use qvgen::kernels::rope::{self, Rope};
-use qvgen::kernels::{
-    Element, EpilogueKind, GRID_WIDTH, GRID_WORDS, Kernel, linear_grid, qmatmul_float,
-};
+use qvgen::kernels::{Element, GRID_WIDTH, GRID_WORDS, Kernel, linear_grid, qmatmul_float};
 use qvgen::quant::{self, Bits, Calibration, Grid, Scheme, WeightSpec, unpack_rows};
 
 /// Rows of one workgroup each: three more than a row of the grid.
@@ -65,15 +63,15 @@ fn quantize_weight_reaches_the_last_row() {
 
 #[test]
 fn qmatvec_reaches_the_last_row() {
-    let (bits, k) = (Bits::B4, 32);
-    let w = weight(ROWS, k, bits, None);
-    let (x, bias) = (values(k, 3), values(ROWS, 9));
-    let kernel =
-        QMatvec { w_bits: bits, tokens: 2, element: Element::F32, epilogue: EpilogueKind::Bias };
+    let (bits, k, n) = (Bits::B4, 32, 2 * ROWS); // two rows a workgroup
+    let w = weight(n, k, bits, None);
+    let (x, bias) = (values(k, 3), values(n, 9));
+    let kernel = QMatvec::plain(bits, 1, true);
+    assert_eq!(kernel.grid(n), folded(ROWS));
     let params =
-        qmatvec::Params { m: 1, n: ROWS as u32, k: k as u32, group_size: w.group_size as u32 };
+        qmatvec::Params { m: 1, n: n as u32, k: k as u32, group_size: w.group_size as u32 };
     let inputs = [words(&x), &w.codes, &grid_words(&w), words(&bias)];
-    let actual = run(kernel, &inputs, &[ROWS], params, folded(ROWS));
+    let actual = run(kernel, &inputs, &[n], params, folded(ROWS));
     assert_ends("y", floats(&actual[0]), &qmatmul_float::reference(&x, &w, &bias), 8);
 }
 
