@@ -54,11 +54,11 @@ if [ "$small" = yes ]; then
     # Small enough for a software adapter; CPU time is what to compare there.
     shapes=256x1536x1536,256x8960x1536
     export GGML_VK_VISIBLE_DEVICES="${GGML_VK_VISIBLE_DEVICES:-0}"
-    ours 120 qvgen-matmul matmul --model wan-1.3b --tokens 256 --bits 3,4,8 --quick
+    ours 240 qvgen-matmul matmul --model wan-1.3b --tokens 256 --bits 3,4,8 --seconds 0.5
     ours 240 qvgen-attention attention --model wan-1.3b --tokens 2048 --quick
     ours 60 qvgen-step-9 step --model pocket --precisions full,w8a8,w4a4,w3a3 --frames 9 --quick
     ours 60 qvgen-step-17 step --model pocket --precisions full,w8a8,w4a4,w3a3 --frames 17 --quick
-    ours 60 qvgen-cpu matmul --model wan-1.3b --tokens 256 --bits 4,8 --device cpu --quick
+    ours 60 qvgen-cpu matmul --model wan-1.3b --tokens 256 --bits 4,8 --device cpu --seconds 0.3
     part 600 ggml-vulkan python3 "$here/ggml.py" --shapes "$shapes" \
         --types q4_0,q8_0,q3_K --seconds 0.5 --out "$out/ggml-vulkan.json"
     part 60 onnxruntime python3 "$here/ort.py" --shapes "$shapes" --out "$out/onnxruntime.json"
