@@ -17,9 +17,10 @@
 // Twin:      kernels::qmatmul_float::reference
 //
 // Floor: N·K·W_BITS/8 bytes. A code takes four instructions (shift, mask, convert, multiply and add), so
-// that 4 bits keep up with an eighth of a byte per instruction: three quarters of what an H200 reads. On lavapipe
-// (1536 × 1536, one token, Zen 4) 1.1 ms of CPU time at 4 bits, 35 % of the copy rate, and 1.3 at 8 bits,
-// 62 %; a workgroup per row, with grids read for every four codes, took 11. Not timed on a GPU.
+// that 4 bits keep up with an eighth of a byte per instruction: three quarters of what an H200 reads.
+// On lavapipe (1536 × 1536, one token, Zen 4) 1.1 ms of CPU time at 4 bits, 35 % of the copy rate, and
+// 1.3 at 8 bits, 62 %; a workgroup per row, with grids read for every four codes, took 11. Not timed on
+// a GPU.
 
 #import weight_units
 #import reduce
