@@ -6,7 +6,7 @@
 //   bias …                                 see shared/epilogue_*.wgsl
 //   y        [M, N]                  f32   accumulated in f32
 //
-//   y = Σ s (Σ x q − z Σ x), the outer sum over groups
+//   y = Σ s (Σ x (q − h) − (z − h) Σ x), the outer sum over groups, h half of the codes' range
 // An invocation takes units of eight codes of two rows and all tokens, so that codes are read once and
 // tokens once for both rows. If SPLIT, a workgroup takes two rows and adds its invocations up; else an
 // invocation takes two rows alone, for adapters that are CPUs: there a barrier costs more than a row.
@@ -16,11 +16,11 @@
 // Dispatch:  ceil(N / (SPLIT ? 2 : 2·WORKGROUP_SIZE)) workgroups, folded into x then y.
 // Twin:      kernels::qmatmul_float::reference
 //
-// Floor: N·K·W_BITS/8 bytes. A code takes four instructions (shift, mask, convert, multiply and add), so
-// that 4 bits keep up with an eighth of a byte per instruction: three quarters of what an H200 reads.
-// On lavapipe (1536 × 1536, one token, Zen 4) 1.1 ms of CPU time at 4 bits, 35 % of the copy rate, and
-// 1.3 at 8 bits, 62 %; a workgroup per row, with grids read for every four codes, took 11. Not timed on
-// a GPU.
+// Floor: N·K·W_BITS/8 bytes. A code takes four instructions (shift, mask with or, subtract, multiply and
+// add), so that 4 bits keep up with an eighth of a byte per instruction: three quarters of what an H200
+// reads. On lavapipe (1536 × 1536, one token, Zen 4, CPU time) 1.5 to 1.7 ms at 3, 4 and 8 bits, where full
+// precision takes 4.5 in the same run; a workgroup per row, with grids read for every four codes, took 11
+// to 12. Not timed on a GPU.
 
 #import weight_units
 #import reduce
@@ -42,7 +42,9 @@ const EPILOGUE: u32 = 3u;
 
 #import quads
 
-// By token: Σ x q of both rows, and Σ x.
+const HALF: f32 = f32(1u << (W_BITS - 1u));
+
+// By token: Σ x (q − HALF) of both rows, and Σ x.
 struct Sums {
     codes: array<vec2<f32>, TOKENS>,
     x: array<f32, TOKENS>,
@@ -56,12 +58,15 @@ fn x_or_zero(token: u32, quad: u32) -> vec4<f32> {
     return select(vec4<f32>(), x_quad(min(token, params.m - 1u), quad), in_row(quad));
 }
 
-// Four codes of a unit.
+// Four codes of a unit, less half of their range, so that sums with and without codes nearly cancel only
+// where what they stand for does. As the last bits of 2^23, an integer becomes a float by a bitwise or,
+// which GPUs compute faster than a conversion.
 fn four_codes(unit: vec2<u32>, first: u32) -> vec4<f32> {
-    return vec4<f32>(vec4<u32>(
+    let codes = vec4<u32>(
         code_of_unit(unit, first, W_BITS), code_of_unit(unit, first + 1u, W_BITS),
         code_of_unit(unit, first + 2u, W_BITS), code_of_unit(unit, first + 3u, W_BITS),
-    ));
+    );
+    return bitcast<vec4<f32>>(codes | vec4<u32>(0x4B000000u)) - vec4<f32>(8388608.0 + HALF);
 }
 
 fn add_unit(sums: ptr<function, Sums>, rows: vec2<u32>, unit: u32) {
@@ -93,7 +98,7 @@ fn fold(
     let scale = bitcast<vec2<f32>>(vec2<u32>(w_grid[at.x], w_grid[at.y]));
     let zero = bitcast<vec2<f32>>(vec2<u32>(w_grid[at.x + 1u], w_grid[at.y + 1u]));
     for (var token = 0u; token < TOKENS; token++) {
-        (*totals)[token] += scale * ((*sums).codes[token] - zero * (*sums).x[token]);
+        (*totals)[token] += scale * ((*sums).codes[token] - (zero - HALF) * (*sums).x[token]);
         (*sums).codes[token] = vec2<f32>();
         (*sums).x[token] = 0.0;
     }
