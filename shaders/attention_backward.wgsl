@@ -46,6 +46,7 @@ const GRADIENTS: u32 = select(1u, 2u, KEYS);
 const CHUNKS: u32 = (HEAD_DIM + WIDTH - 1u) / WIDTH;
 // Channels or tokens of a product between two tests of the loop; divides STEP.
 const UNROLLED: u32 = 8u;
+const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 // One vector of padding per row, so that a column of a tile spreads over the memory banks.
 const OWN_STRIDE: u32 = ROW_GROUPS + 1u;
 const WALK_STRIDE: u32 = COLUMN_GROUPS + 1u;
@@ -54,6 +55,7 @@ const EXPONENT_MIN: f32 = -87.0;
 const EXPONENT_MAX: f32 = 88.0;
 
 const_assert WIDTH % STEP == 0u;
+const_assert STEP % UNROLLED == 0u;
 const_assert ROW_GROUPS * COLUMN_GROUPS == WORKGROUP_SIZE;
 
 var<workgroup> tile_own: array<vec4<f32>, STEP * OWN_STRIDE>;   // [channel][4 owned]
@@ -77,8 +79,8 @@ fn offset(token: u32, head: u32, channel: u32) -> u32 {
     return (token * params.heads + head) * HEAD_DIM + channel;
 }
 
-// Four elements of a side that begin at `at`; they are loaded without a branch each, which takes a
-// software adapter long to compile.
+// Four elements of a side; they are loaded without a branch each, which takes a software adapter long
+// to compile.
 fn own_four(b: bool, at: vec4<u32>) -> vec4<f32> {
     if b {
         return vec4<f32>(own_b[at.x], own_b[at.y], own_b[at.z], own_b[at.w]);
@@ -92,8 +94,6 @@ fn walked_four(b: bool, at: vec4<u32>) -> vec4<f32> {
     }
     return vec4<f32>(walk_a[at.x], walk_a[at.y], walk_a[at.z], walk_a[at.w]);
 }
-
-const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
 // Where elements of a head lie; the last token or channel stands in for those beyond.
 fn offsets(token: vec4<u32>, tokens: u32, head: u32, channel: vec4<u32>) -> vec4<u32> {

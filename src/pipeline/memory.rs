@@ -1,4 +1,4 @@
-//! What a transformer takes on the device, from its configuration alone.
+//! What a transformer and a text encoder take on the device, from their configurations alone.
 
 use crate::models::t5::T5Config;
 use crate::models::{DenoiserConfig, LinearShape};
