@@ -8,29 +8,18 @@
 //! guidance, so there is one prompt.
 
 use anyhow::Context;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use cpu_time::ProcessTime;
-use qvgen::bench::Model;
+use qvgen::bench::{Model, RandomWeights};
 use qvgen::kernels::MemoryWatch;
 use qvgen::kernels::device::{self, Selection};
-use qvgen::method::{Rounding, Scope};
-use qvgen::models::{DenoiserConfig, LinearShape};
-use qvgen::nn::{
-    FullLinear, Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights,
-};
+use qvgen::models::LinearShape;
+use qvgen::nn::{Limits, Trace, Weights};
 use qvgen::pipeline::memory::TransformerBytes;
 use qvgen::pipeline::plan::peak_host_bytes;
-use qvgen::quant::{Calibration, Precision};
-use std::collections::HashSet;
 use std::time::Instant;
 
-/// Parameters that no file holds: small, different everywhere, the same in every run.
-struct RandomWeights {
-    rounding: Rounding,
-    names: HashSet<String>,
-    max_elements: usize,
-}
-
+/// Values that look random, the same in every run.
 fn random(name: &str, len: usize) -> Vec<f32> {
     let mut state =
         name.bytes().fold(0x9E37_79B9_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(16_777_619));
@@ -42,65 +31,6 @@ fn random(name: &str, len: usize) -> Vec<f32> {
             (state as f32 / u32::MAX as f32 - 0.5) * 0.06
         })
         .collect()
-}
-
-impl RandomWeights {
-    fn new(config: &dyn DenoiserConfig, precision: Precision, max_elements: usize) -> Self {
-        let mut rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
-        rounding.calibration = Calibration::MinMax; // random weights need no search
-        let names = config.parameter_shapes().into_iter().map(|(name, _)| name).collect();
-        Self { rounding, names, max_elements }
-    }
-
-    /// Bytes of a layer's weight on the device, grids included.
-    fn bytes(&self, layer: &LinearShape) -> u64 {
-        let (rows, columns) = (layer.out_features as u64, layer.in_features as u64);
-        self.rounding.layer(&layer.name).map_or(4 * rows * columns, |spec| {
-            rows * columns / 8 * u64::from(spec.weights.bits.get()) + 12 * rows
-        })
-    }
-}
-
-impl WeightSource for RandomWeights {
-    fn has(&self, name: &str) -> bool {
-        self.names.contains(name)
-    }
-
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-        let values = random(name, shape.iter().product());
-        let is_gain = name.contains("norm") && name.ends_with("weight");
-        Ok(if is_gain { values.iter().map(|v| 1.0 + v).collect() } else { values })
-    }
-
-    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Vec<f32>, WeightError> {
-        Ok(random(name, shape[1] * rows.len()))
-    }
-
-    fn linear(
-        &self,
-        name: &str,
-        out_features: usize,
-        in_features: usize,
-        has_bias: bool,
-        device: &Device,
-    ) -> Result<Linear, WeightError> {
-        let weight = random(name, out_features * in_features);
-        let bias = has_bias.then(|| random("bias", out_features));
-        Ok(match self.rounding.layer(name) {
-            None => {
-                Linear::Full(FullLinear::new(&weight, bias, in_features, self.max_elements, device))
-            }
-            Some(spec) => Linear::Packed(PackedLinear::quantize(
-                &weight,
-                bias,
-                in_features,
-                spec.weights,
-                spec.activations,
-                self.max_elements,
-                device,
-            )),
-        })
-    }
 }
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -116,8 +46,9 @@ fn print_plan() -> anyhow::Result<()> {
     for model in Model::all().iter().filter(|model| !model.is_pocket()) {
         let (config, (width, height)) = (&*model.config, model.size);
         for precision in ["full", "w8a8", "w4a4", "w3a3"] {
-            let weights = RandomWeights::new(config, precision.parse()?, usize::MAX);
-            let parameters = TransformerBytes::of(config, &|layer| weights.bytes(layer));
+            let weights =
+                RandomWeights::new(config, precision.parse()?, usize::MAX).with_own_blocks();
+            let parameters = TransformerBytes::of(config, &|layer| weights.weight_bytes(layer));
             let weight_bytes = parameters.on_device(config.num_layers(), 0);
             let total = [17, 33, 49, 81].map(|frames| {
                 let tokens = config.grid(model.latent(frames, model.size)).iter().product();
@@ -153,8 +84,8 @@ fn main() -> anyhow::Result<()> {
 
     let open = device::open(&Selection::Auto, None)?;
     println!("{}", open.describe());
-    let weights = RandomWeights::new(&*config, precision, open.max_elements());
-    let weight_bytes = |layer: &LinearShape| weights.bytes(layer);
+    let weights = RandomWeights::new(&*config, precision, open.max_elements()).with_own_blocks();
+    let weight_bytes = |layer: &LinearShape| weights.weight_bytes(layer);
     let parameters = TransformerBytes::of(&*config, &weight_bytes);
     let weights = Weights::new(&weights, &open.device);
     let limits = Limits { max_elements: open.max_elements() };

@@ -8,17 +8,16 @@ mod weights;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::wgpu_device;
+use qvgen::bench::RandomWeights;
 use qvgen::kernels::MemoryWatch;
-use qvgen::method::{Rounding, Scope};
 use qvgen::models::cogvideox::CogVideoXConfig;
 use qvgen::models::cogvideox_vae::CogVideoXVaeConfig;
 use qvgen::models::t5::{self, T5Config, TokenIds};
 use qvgen::models::wan::WanConfig;
 use qvgen::models::wan_vae::WanVaeConfig;
 use qvgen::models::{AutoencoderConfig, DenoiserConfig, LinearShape};
-use qvgen::nn::{Limits, Linear, PackedLinear, Trace, WeightError, WeightSource, Weights};
+use qvgen::nn::{Limits, Trace, Weights};
 use qvgen::pipeline::memory::{TransformerBytes, text_encoder_bytes};
-use qvgen::quant::Calibration;
 use std::ops::ControlFlow;
 use weights::FixtureWeights;
 
@@ -28,68 +27,6 @@ const TOLERANCE: f64 = 0.1;
 const LIMITS: Limits = Limits { max_elements: 1 << 25 };
 const LAYERS: usize = 4;
 const TEXT_TOKENS: usize = 64;
-
-/// Synthetic weights, the layers of a precision packed.
-struct Packed {
-    weights: FixtureWeights,
-    rounding: Rounding,
-}
-
-impl Packed {
-    fn new(config: &dyn DenoiserConfig, precision: &str) -> Self {
-        let precision = precision.parse().expect("a precision");
-        let mut rounding = Rounding::new(Scope::recommended(precision, config.sensitive_layers()));
-        rounding.calibration = Calibration::MinMax; // there is nothing to search for
-        Self { weights: FixtureWeights::synthetic(config.parameter_shapes()), rounding }
-    }
-
-    /// Bytes of a weight on the device, grids included.
-    fn bytes(&self, layer: &LinearShape) -> u64 {
-        let (rows, columns) = (layer.out_features as u64, layer.in_features as u64);
-        self.rounding.layer(&layer.name).map_or(4 * rows * columns, |spec| {
-            rows * columns / 8 * u64::from(spec.weights.bits.get()) + 12 * rows
-        })
-    }
-}
-
-impl WeightSource for Packed {
-    fn has(&self, name: &str) -> bool {
-        self.weights.has(name)
-    }
-
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightError> {
-        self.weights.values(name, shape)
-    }
-
-    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Vec<f32>, WeightError> {
-        self.weights.rows(name, shape, rows)
-    }
-
-    fn linear(
-        &self,
-        name: &str,
-        out_features: usize,
-        in_features: usize,
-        has_bias: bool,
-        device: &Device,
-    ) -> Result<Linear, WeightError> {
-        let Some(spec) = self.rounding.layer(name) else {
-            return self.weights.linear(name, out_features, in_features, has_bias, device);
-        };
-        let weight = self.values(&format!("{name}.weight"), &[out_features, in_features])?;
-        let bias = || self.values(&format!("{name}.bias"), &[out_features]);
-        let bias = has_bias.then(bias).transpose()?;
-        Ok(Linear::Packed(PackedLinear::quantize(
-            &weight,
-            bias,
-            in_features,
-            spec.weights,
-            spec.activations,
-            LIMITS.max_elements,
-            device,
-        )))
-    }
-}
 
 fn wan() -> WanConfig {
     WanConfig {
@@ -125,7 +62,8 @@ fn denoised(
     latent: [usize; 4],
 ) -> [u64; 2] {
     let device = wgpu_device();
-    let source = Packed::new(config, precision);
+    let precision = precision.parse().expect("a precision");
+    let source = RandomWeights::new(config, precision, LIMITS.max_elements).with_own_blocks();
     let weights = Weights::new(&source, &device);
     let transformer =
         config.load_streamed(&weights, LIMITS, resident, &mut |_, _| {}).expect("a transformer");
@@ -139,7 +77,7 @@ fn denoised(
     let in_use = watch.stop().expect("dispatches");
     let tokens = config.grid(latent).iter().product();
     let activations = config.activation_bytes(tokens, TEXT_TOKENS, 1, LIMITS.max_elements);
-    let parameters = TransformerBytes::of(config, &|layer| source.bytes(layer));
+    let parameters = TransformerBytes::of(config, &|layer| source.weight_bytes(layer));
     [parameters.on_device(resident, activations) + activations, in_use]
 }
 

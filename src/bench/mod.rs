@@ -46,3 +46,4 @@ pub use run::{Event, run_device};
 pub use stats::Summary;
 pub use stopwatch::{Sample, Stopwatch, TimeSource};
 pub use suites::{Selection, entries};
+pub use weights::RandomWeights;

@@ -13,7 +13,7 @@ use crate::method::{Rounding, Scope};
 use crate::models::t5::{T5Config, TokenIds};
 use crate::models::{AutoencoderConfig, DenoiserConfig, FamilyFacts, LinearShape};
 use crate::nn::{WeightError, WeightSource};
-use crate::quant::Precision;
+use crate::quant::{Precision, packed_bytes};
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
@@ -303,11 +303,13 @@ impl ComponentWeights {
                     .map(|entry| (entry.bits, entry.group_size, entry.extra_bytes([rows, columns])))
             }
         };
-        let values = rows.saturating_mul(columns);
-        packed.map_or(values.saturating_mul(4), |(bits, group_size, extras)| {
-            let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
-            (values / 8 * u64::from(bits)).saturating_add(rows * groups * 12).saturating_add(extras)
-        })
+        packed.map_or(
+            rows.saturating_mul(columns).saturating_mul(4),
+            |(bits, group_size, extras)| {
+                let shape = [layer.out_features, layer.in_features];
+                packed_bytes(bits, group_size, shape).saturating_add(extras)
+            },
+        )
     }
 
     fn check(&self, name: &str, shape: &[usize]) -> Result<(), WeightError> {

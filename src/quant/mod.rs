@@ -21,7 +21,9 @@ pub use hadamard::{HADAMARD_BLOCKS, hadamard, hadamard_factor};
 pub use layer::QuantizedLayer;
 pub use log::LogSpec;
 pub use low_rank::LowRankBranch;
-pub use packed::{PackedRows, TokenRange, TokenSpec, WeightSpec, quantize_tokens, quantize_weight};
+pub use packed::{
+    PackedRows, TokenRange, TokenSpec, WeightSpec, packed_bytes, quantize_tokens, quantize_weight,
+};
 pub use precision::{ParsePrecisionError, Precision};
 pub use transform::{InputTransform, affine_hadamard, check_hadamard};
 pub use uniform::{

@@ -195,6 +195,14 @@ fn quantize_rows(
     packed
 }
 
+/// Bytes of the codes and grids of a weight `[out_features, in_features]`, its padding not counted: what
+/// plans know before there are any codes.
+pub fn packed_bytes(bits: u32, group_size: Option<usize>, shape: [usize; 2]) -> u64 {
+    let [rows, columns] = shape.map(|len| len as u64);
+    let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
+    (rows.saturating_mul(columns) / 8 * u64::from(bits)).saturating_add(rows * groups * 12)
+}
+
 /// Quantizes a weight `[out_features, in_features]`.
 ///
 /// # Panics
